@@ -1,0 +1,47 @@
+# make run     start the relay on port 2525, state in .state/
+# make test    run the tests
+# make check   everything that CI checks: format, lint, types, layers, tests, coverage
+# make clean   remove what these targets made, the relay's state apart
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+CONFIG ?= .state/relay.toml
+
+.PHONY: run test lint check clean
+
+run: $(STAMP) $(CONFIG)
+	@address=$$(hostname -I 2>/dev/null | cut -d' ' -f1); \
+	echo "Point mail programs at port 2525 of this machine, $${address:-localhost}."
+	@echo "Settings: $(CONFIG). Stop with Ctrl-C."
+	@exec $(BIN)/relay serve --config $(CONFIG)
+
+.state/relay.toml:
+	@mkdir -p .state
+	@printf '%s\n' '[[listen]]' 'address = "0.0.0.0:2525"' '' '[queue]' 'path = ".state/queue.db"' > $@
+
+test: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=95
+	$(BIN)/coverage report --fail-under=100 --include='relay/mail/*,relay/config/*'
+
+clean:
+	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip 25.1 is the first to know dependency groups.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@

@@ -1,0 +1,252 @@
+"""The composition root: builds everything, runs it, and takes it down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+
+import relay
+from relay import events
+from relay.config.model import PRIVATE_NETWORKS, Config
+from relay.delivery.client import ClientSettings, Connection
+from relay.delivery.departure import DepartureRules, Departures
+from relay.delivery.lane import Endpoint, Tools
+from relay.delivery.manager import Clock, Manager
+from relay.delivery.reports import Recorder
+from relay.mail import lifecycle
+from relay.mail.address import fold
+from relay.mail.arrival import ArrivalRules
+from relay.mail.attempt import Attempt
+from relay.mail.dsn import ReportSettings
+from relay.mail.envelope import Message
+from relay.mail.header_checks import arrival_checks, external_checks
+from relay.mail.reply import Reply
+from relay.mail.rewrite import Canonical, Home, rewrite_address
+from relay.mail.route import NextHop
+from relay.queue.control import ControlServer
+from relay.queue.errors import QueueError, refusal
+from relay.queue.store import Store
+from relay.reception.access import Access, default_gateway
+from relay.reception.intake import Intake, Outlets
+from relay.reception.reverse import ReverseNames
+from relay.reception.server import ListenError, Reception
+from relay.reception.session import SessionSettings
+from relay.routing.destinations import Destinations
+from relay.routing.myself import Myself
+from relay.routing.resolver import Resolver
+
+GRACE_SECONDS = 5.0
+"""How long clients in the middle of a message, and transfers that have begun, may go on after SIGTERM."""
+MAINTENANCE_SECONDS = 3600.0
+"""How often the queue is tidied up."""
+
+
+def run(config: Config) -> int:
+    """Run the relay until SIGTERM or SIGINT; return the exit status."""
+    with asyncio.Runner(loop_factory=_choose_loop()) as runner:
+        return runner.run(_run(config))
+
+
+def _choose_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:  # no wheel for this machine: asyncio's own loop does the same more slowly
+        return None
+    return uvloop.new_event_loop
+
+
+async def _run(config: Config) -> int:
+    stop = _stop_on_signals()
+    try:
+        async with _serving(config):
+            await stop.wait()
+            events.stopping("asked to")
+    except (QueueError, ListenError) as error:
+        sys.stderr.write(f"relay: {error}\n")
+        return 1
+    events.stopped()
+    return 0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return the event that the first SIGTERM or SIGINT sets; a second one ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ask(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask, number)
+    loop.add_signal_handler(signal.SIGHUP, events.warned, "restart the relay to apply a changed relay.toml")
+    return stop
+
+
+@asynccontextmanager
+async def _serving(config: Config) -> AsyncIterator[None]:
+    """The relay at work: what is built first is taken down last."""
+    destinations, home = _destinations(config), _home(config)
+    resolver = Resolver(Myself(config.hostname, config.listen).is_at, config.dns.nameservers)
+    store = await Store.open(config.queue.path, retry=_retry(config))
+    try:
+        recorder = Recorder(
+            store,
+            ReportSettings(config.hostname, config.queue.lifetime, config.postmaster),
+            config.queue.warn_after,
+            _report_to(config, destinations, home),
+            time.time,
+        )
+        await recorder.report_leftovers()
+        manager = _manager(config, store, destinations, home, resolver, recorder)
+        control = ControlServer(store, manager.retry_now)
+        reception = Reception(
+            _intake(config, store, destinations, home, manager),
+            SessionSettings(config.hostname, config.limits.message_size, config.limits.recipients),
+            config.limits,
+            ReverseNames(resolver.ptr, resolver.addresses),
+        )
+        await control.start()
+        background = [
+            asyncio.create_task(manager.run(), name="delivery"),
+            asyncio.create_task(_maintain(store, config), name="maintenance"),
+        ]
+        try:
+            await reception.open(config.listen)
+            gc.freeze()  # what lives as long as the process need not be looked at again and again
+            events.started(relay.__version__, ", ".join(reception.addresses), str(config.queue.path))
+            yield
+        finally:
+            await asyncio.gather(reception.close(GRACE_SECONDS), manager.close(GRACE_SECONDS))
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await control.close()
+    finally:
+        await store.close()
+
+
+async def _maintain(store: Store, config: Config) -> None:
+    """Drop old history."""
+    while True:
+        now = time.time()
+        try:
+            await store.purge(now - config.queue.history)
+        except QueueError as error:
+            events.warned(f"the queue is not tidied up: {error}")
+        await asyncio.sleep(MAINTENANCE_SECONDS)
+
+
+# Parts
+
+
+def _home(config: Config) -> Home:
+    literals = (f"[{listen.host}]" for listen in config.listen)
+    return Home(config.domain, frozenset(map(fold, (*config.local.domains, *literals, "[127.0.0.1]"))), "+")
+
+
+def _destinations(config: Config) -> Destinations:
+    return Destinations(config.transport, config.relayhost, _home(config), config.postmaster)
+
+
+def _retry(config: Config) -> Callable[[int, float, int], float]:
+    return lambda attempt, now, number: lifecycle.next_attempt_at(config.queue.retry, attempt, now, number)
+
+
+def _outside_table(config: Config) -> Canonical:
+    """Return the sender table of copies that leave for the outside."""
+    return config.sender_canonical if config.rewrite.scope == "external" else Canonical()
+
+
+def _report_to(config: Config, destinations: Destinations, home: Home) -> Callable[[Message], str]:
+    """Return who is told about a message: its sender as given if that is internal, else as rewritten."""
+    table = _outside_table(config)
+
+    def report_to(message: Message) -> str:
+        given = message.envelope.given_reverse_path
+        if given and destinations.route(given).internal:
+            return given
+        return destinations.expand(rewrite_address(message.envelope.reverse_path, table, home))
+
+    return report_to
+
+
+def _intake(config: Config, store: Store, destinations: Destinations, home: Home, manager: Manager) -> Intake:
+    rules = ArrivalRules(
+        config.hostname,
+        home,
+        sender_canonical=config.sender_canonical if config.rewrite.scope == "all" else Canonical(),
+        recipient_canonical=config.recipient_canonical,
+    )
+    retry = _retry(config)
+    outlets = Outlets(
+        new_number=store.new_number,
+        incoming=store.incoming,
+        judge_access=_access(config).judge,
+        expand=destinations.expand,
+        route=destinations.route,
+        has_room=manager.has_room,
+        submit=manager.submit,
+        wake=manager.wake,
+        retry_at=lambda number, now: retry(1, now, number),
+        explain_failure=_explain_failure,
+        now=time.time,
+    )
+    return Intake(rules, arrival_checks(config.header_checks), outlets)
+
+
+def _access(config: Config) -> Access:
+    if config.access.open_relay:
+        return Access((ip_network("0.0.0.0/0"), ip_network("::/0")))
+    # Behind a container's port forwarding, its default gateway stands for everybody.
+    is_default = config.access.networks == PRIVATE_NETWORKS
+    return Access(config.access.networks, default_gateway() if is_default else "")
+
+
+def _explain_failure(error: Exception) -> Reply:
+    """Return what a client is told whose message could not be stored."""
+    if isinstance(error, QueueError):
+        events.warned(f"a message was refused: {error}")
+    else:
+        events.failed("a message was refused", error)
+    return refusal(error)
+
+
+def _manager(
+    config: Config,
+    store: Store,
+    destinations: Destinations,
+    home: Home,
+    resolver: Resolver,
+    recorder: Recorder,
+) -> Manager:
+    rules = DepartureRules(
+        home, _outside_table(config), external_checks(config.header_checks), config.postmaster
+    )
+    departures = Departures(rules, store.read)
+    settings = ClientSettings(config.helo_name, config.hostname)
+
+    async def endpoints(next_hop: NextHop) -> Sequence[Endpoint] | Attempt:
+        found = await resolver.hosts(next_hop)
+        if isinstance(found, Attempt):
+            return found
+        return [Endpoint(host.name, address) for host in found for address in host.addresses]
+
+    async def connect(endpoint: Endpoint, next_hop: NextHop) -> Connection | Attempt:
+        return await Connection.open(endpoint.name, endpoint.address, next_hop, settings)
+
+    return Manager(
+        store,
+        destinations.route,
+        recorder.record,
+        lambda pause, changed: Tools(endpoints, connect, departures.send, pause, time.time, changed),
+        Clock(config.queue.retry, config.queue.lifetime, config.queue.warn_after),
+        time.time,
+        has_postmaster=bool(config.postmaster),
+    )

@@ -1,0 +1,28 @@
+"""``relay healthcheck``: tell whether the service is up, for Docker's HEALTHCHECK. Opens no SMTP session."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from relay.cli.control import request
+from relay.cli.options import add_config_option, load_chosen_config
+
+if TYPE_CHECKING:
+    from relay.cli.options import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "healthcheck",
+        help="tell whether the relay is up",
+        description="Exit with status 0 if the relay is up and answers, else with 1.",
+    )
+    add_config_option(parser)
+    parser.set_defaults(run=_healthcheck)
+
+
+def _healthcheck(args: argparse.Namespace) -> int:
+    config = load_chosen_config(args)
+    return 0 if request(config.queue.path, {"command": "ping"})["ok"] else 1

@@ -1,0 +1,59 @@
+"""The ``relay`` command: runs a subcommand, and turns what goes wrong into a sentence and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import relay
+from relay.config.problems import ConfigError
+
+COMMANDS = ("serve", "check", "queue", "healthcheck")
+"""Modules of ``relay.cli`` whose ``add_parser`` sets ``run``; only the one in use is imported."""
+
+EX_CONFIG = 78
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 failed, 78 a configuration error.
+
+    Raises SystemExit(2) for wrong usage, as argparse does.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    args = _build_parser(arguments).parse_args(arguments)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except ConfigError as error:
+        print(*error.errors, sep="\n", file=sys.stderr)
+        return EX_CONFIG
+    except OSError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _fail(error: OSError) -> int:
+    if not isinstance(error, BrokenPipeError):
+        print(f"relay: {error}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # It was the output that failed: at exit Python would try again, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _build_parser(arguments: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="relay", description="The mail relay for a home gateway.")
+    parser.add_argument("--version", action="version", version=f"relay {relay.__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    named = [name for name in COMMANDS if name in arguments[:1]]
+    for name in named or COMMANDS:
+        import_module(f"relay.cli.{name}").add_parser(subparsers)
+    return parser

@@ -1,0 +1,1 @@
+"""relay.toml: from TOML text to frozen classes, all errors at once."""

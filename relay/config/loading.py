@@ -1,0 +1,226 @@
+"""From relay.toml to a ``Config``: finding the file, reading it, filling in what depends on the machine."""
+
+from __future__ import annotations
+
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from pathlib import Path
+
+from relay.config.canonical import read_canonical
+from relay.config.header_checks import read_header_checks
+from relay.config.model import Access, Config, Dns, Limits, Listen, Local, Log, Network, Queue, Rewrite
+from relay.config.problems import ConfigError, Problems, describe_toml_error
+from relay.config.routes import parse_relayhost, read_smarthosts, read_transport
+from relay.config.sections import Section
+from relay.config.values import (
+    count_from,
+    one_of,
+    parse_domain,
+    parse_duration,
+    parse_flag,
+    parse_listen_address,
+    parse_mail_address,
+    parse_nameserver,
+    parse_network,
+    parse_path,
+    parse_positive_duration,
+    parse_size,
+)
+from relay.mail.rewrite import Home
+
+__all__ = ["ConfigError", "find_config", "load_config", "parse_config"]
+
+USUAL_PATHS = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
+FALLBACK_HOSTNAME = "relay.localdomain"
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{12}|[0-9a-f]{64}")
+
+
+def find_config(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the file given, else $RELAY_CONFIG, else the first usual one that exists, else None."""
+    if path is not None:
+        return path
+    if environ.get("RELAY_CONFIG"):
+        return Path(environ["RELAY_CONFIG"])
+    return next((usual for usual in USUAL_PATHS if usual.exists()), None)
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return the configuration of the file that ``find_config`` finds; without one, all defaults.
+
+    Raises ConfigError.
+    """
+    found = find_config(path, environ)
+    text = _read_text(found) if found else ""
+    return parse_config(text, machine_name=socket.gethostname(), file=str(found or USUAL_PATHS[0]))
+
+
+def parse_config(text: str, *, machine_name: str, file: str = "relay.toml") -> Config:
+    """Return the configuration that a TOML text says; ``file`` is its name in errors.
+
+    Raises ConfigError.
+    """
+    try:
+        # With a line end, tomllib tells the line of an error at the end.
+        document = tomllib.loads(text + "\n")
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([describe_toml_error(file, text, error)]) from None
+    problems = Problems(file, text)
+    config = _read_config(Section(problems, (), document), machine_name)
+    problems.raise_any()
+    return config
+
+
+def choose_hostname(machine_name: str) -> str:
+    """Return the name to go by: the machine's, unless that is a container's id or no domain name."""
+    try:
+        name = parse_domain(machine_name)
+    except ValueError:
+        return FALLBACK_HOSTNAME
+    return FALLBACK_HOSTNAME if _CONTAINER_ID.fullmatch(name) else name
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: is not UTF-8 text; save the file as UTF-8"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from None
+
+
+def _read_config(top: Section, machine_name: str) -> Config:
+    hostname = top.read("hostname", parse_domain, choose_hostname(machine_name))
+    helo_name = top.read("helo_name", _parse_helo_name, hostname)
+    domain = top.read("domain", parse_domain, hostname)
+    postmaster = top.read("postmaster", parse_mail_address, "")
+    smarthosts = read_smarthosts(top.table("smarthost"))
+    local = _read_local(top.table("local"), hostname)
+    home = Home(domain, frozenset(local.domains))
+    config = Config(
+        hostname=hostname,
+        helo_name=helo_name,
+        domain=domain,
+        postmaster=postmaster,
+        relayhost=top.read("relayhost", parse_relayhost(smarthosts), None),
+        listen=_read_listen(top),
+        access=_read_access(top.table("access")),
+        smarthost=smarthosts,
+        transport=read_transport(top.table("transport"), smarthosts),
+        sender_canonical=read_canonical(top.table("sender_canonical"), home),
+        recipient_canonical=read_canonical(top.table("recipient_canonical"), home),
+        rewrite=_read_rewrite(top.table("rewrite")),
+        header_checks=read_header_checks(top.tables("header_checks")),
+        local=local,
+        queue=_read_queue(top.table("queue")),
+        limits=_read_limits(top.table("limits")),
+        dns=_read_dns(top.table("dns")),
+        log=_read_log(top.table("log")),
+    )
+    top.reject_unknown()
+    return config
+
+
+def _parse_helo_name(value: object) -> str:
+    if value == "auto":
+        raise ValueError('"auto" is not supported yet; write the name, or leave it out to use hostname')
+    return parse_domain(value)
+
+
+def _read_listen(top: Section) -> tuple[Listen, ...]:
+    default = Listen()
+    listeners: list[Listen] = []
+    for section in top.tables("listen"):
+        host, port = section.read("address", parse_listen_address, (default.host, default.port))
+        listen = Listen(host, port, section.read("tls", one_of("none"), default.tls))
+        section.reject_unknown()
+        if any((other.host, other.port) == (host, port) for other in listeners):
+            section.reject("is listened on already; keep one of them", "address")
+        listeners.append(listen)
+    return tuple(listeners) or (default,)
+
+
+def _read_access(section: Section) -> Access:
+    default = Access()
+    access = Access(
+        networks=section.read_list("networks", parse_network, default.networks),
+        open_relay=section.read("open_relay", parse_flag, default.open_relay),
+    )
+    section.reject_unknown()
+    if _covers_everything(access.networks) and not access.open_relay:
+        section.reject(
+            "would let the whole internet send mail through this relay; name your own networks"
+            " (or say open_relay = true if you really mean it)",
+            "networks",
+        )
+    return access
+
+
+def _covers_everything(networks: tuple[Network, ...]) -> bool:
+    whole_v4 = collapse_addresses(network for network in networks if isinstance(network, IPv4Network))
+    whole_v6 = collapse_addresses(network for network in networks if isinstance(network, IPv6Network))
+    return any(whole.prefixlen == 0 for whole in whole_v4) or any(whole.prefixlen == 0 for whole in whole_v6)
+
+
+def _read_rewrite(section: Section) -> Rewrite:
+    default = Rewrite()
+    rewrite = Rewrite(scope=section.read("scope", one_of("external", "all"), default.scope))
+    section.reject_unknown()
+    return rewrite
+
+
+def _read_local(section: Section, hostname: str) -> Local:
+    default = tuple(dict.fromkeys((hostname, "localhost")))
+    local = Local(domains=section.read_list("domains", parse_domain, default))
+    section.reject_unknown()
+    return local
+
+
+def _read_queue(section: Section) -> Queue:
+    default = Queue()
+    queue = Queue(
+        path=section.read("path", parse_path, default.path),
+        retry=section.read_list("retry", parse_positive_duration, default.retry, may_be_empty=False),
+        lifetime=section.read("lifetime", parse_positive_duration, default.lifetime),
+        warn_after=section.read("warn_after", parse_duration, default.warn_after),
+        history=section.read("history", parse_duration, default.history),
+        history_subjects=section.read("history_subjects", parse_flag, default.history_subjects),
+    )
+    section.reject_unknown()
+    return queue
+
+
+def _read_limits(section: Section) -> Limits:
+    default = Limits()
+    limits = Limits(
+        message_size=section.read("message_size", parse_size, default.message_size),
+        recipients=section.read("recipients", count_from(1), default.recipients),
+        connections=section.read("connections", count_from(1), default.connections),
+        connections_per_client=section.read(
+            "connections_per_client", count_from(1), default.connections_per_client
+        ),
+        messages_per_hour=section.read("messages_per_hour", count_from(0), default.messages_per_hour),
+    )
+    section.reject_unknown()
+    return limits
+
+
+def _read_dns(section: Section) -> Dns:
+    default = Dns()
+    dns = Dns(nameservers=section.read_list("nameservers", parse_nameserver, default.nameservers))
+    section.reject_unknown()
+    return dns
+
+
+def _read_log(section: Section) -> Log:
+    default = Log()
+    log = Log(
+        format=section.read("format", one_of("text", "json"), default.format),
+        level=section.read("level", one_of("debug", "info", "warning", "error"), default.level),
+    )
+    section.reject_unknown()
+    return log

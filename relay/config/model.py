@@ -1,0 +1,136 @@
+"""What relay.toml says, as immutable values with their defaults; ``relay.config.loading`` makes them.
+
+A field's name is its key in the file. Durations are seconds, sizes are bytes. Defaults that depend on the
+machine or on other keys are filled in by the loader, so a ``Config`` in use is always complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from relay.mail.header_checks import HeaderCheck
+from relay.mail.rewrite import Canonical
+from relay.mail.route import NextHop, Tls, TransportEntry
+
+Network = IPv4Network | IPv6Network
+
+PRIVATE_NETWORKS: tuple[Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "127.0.0.0/8",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "169.254.0.0/16",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """One listening address."""
+
+    host: str = "0.0.0.0"
+    port: int = 25
+    tls: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may relay."""
+
+    networks: tuple[Network, ...] = PRIVATE_NETWORKS
+    open_relay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Smarthost:
+    """A named server that takes mail for everywhere."""
+
+    host: str
+    port: int = 25
+    tls: Tls = "opportunistic"
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Which copies sender_canonical changes."""
+
+    scope: Literal["external", "all"] = "external"
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """The domains whose mail stays here."""
+
+    domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The durable queue and its clock."""
+
+    path: Path = Path("/var/lib/relay/queue.db")
+    retry: tuple[float, ...] = (300, 600, 1200, 2400, 3600)
+    lifetime: float = 5 * 86400
+    warn_after: float = 4 * 3600
+    history: float = 14 * 86400
+    history_subjects: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may ask for."""
+
+    message_size: int = 50_000_000
+    recipients: int = 1000
+    connections: int = 1000
+    connections_per_client: int = 200
+    messages_per_hour: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dns:
+    """Name servers as (address, port); none: the system's."""
+
+    nameservers: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The log on standard output."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of relay.toml."""
+
+    hostname: str = ""
+    helo_name: str = ""
+    domain: str = ""
+    postmaster: str = ""
+    relayhost: NextHop | None = None
+    listen: tuple[Listen, ...] = (Listen(),)
+    access: Access = Access()
+    smarthost: Mapping[str, Smarthost] = field(default_factory=lambda: MappingProxyType({}))
+    transport: Mapping[str, TransportEntry] = field(default_factory=lambda: MappingProxyType({}))
+    sender_canonical: Canonical = field(default_factory=Canonical)
+    recipient_canonical: Canonical = field(default_factory=Canonical)
+    rewrite: Rewrite = Rewrite()
+    header_checks: tuple[HeaderCheck, ...] = ()
+    local: Local = Local()
+    queue: Queue = Queue()
+    limits: Limits = Limits()
+    dns: Dns = Dns()
+    log: Log = Log()

@@ -1,0 +1,115 @@
+"""From a ``Config`` back to what relay.toml would say: every key, with defaults and names filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from relay.config.model import Access, Config, Listen, Queue, Smarthost
+from relay.config.values import format_duration, format_size
+from relay.mail.address import quote_address, quote_local
+from relay.mail.header_checks import HeaderCheck
+from relay.mail.rewrite import Canonical
+from relay.mail.route import ByMx, NextHop, Refuse, TransportEntry, Via
+
+Table = dict[str, object]
+
+
+def render(config: Config) -> Table:
+    """Return the table from which ``parse_config`` makes an equal configuration."""
+    smarthosts = config.smarthost
+    return {
+        "hostname": config.hostname,
+        "helo_name": config.helo_name,
+        "domain": config.domain,
+        **({"postmaster": quote_address(config.postmaster)} if config.postmaster else {}),
+        **({"relayhost": _render_next_hop(config.relayhost, smarthosts)} if config.relayhost else {}),
+        "listen": [_render_listen(listen) for listen in config.listen],
+        "access": _render_access(config.access),
+        "smarthost": {
+            name: {"host": smarthost.host, "port": smarthost.port, "tls": smarthost.tls}
+            for name, smarthost in smarthosts.items()
+        },
+        "transport": {
+            quote_address(key): _render_transport(entry, smarthosts)
+            for key, entry in config.transport.items()
+        },
+        "sender_canonical": _render_canonical(config.sender_canonical),
+        "recipient_canonical": _render_canonical(config.recipient_canonical),
+        "rewrite": {"scope": config.rewrite.scope},
+        "header_checks": [_render_check(check) for check in config.header_checks],
+        "local": {"domains": list(config.local.domains)},
+        "queue": _render_queue(config.queue),
+        "limits": {
+            "message_size": format_size(config.limits.message_size),
+            "recipients": config.limits.recipients,
+            "connections": config.limits.connections,
+            "connections_per_client": config.limits.connections_per_client,
+            "messages_per_hour": config.limits.messages_per_hour,
+        },
+        "dns": {"nameservers": [_join_port(address, port) for address, port in config.dns.nameservers]},
+        "log": {"format": config.log.format, "level": config.log.level},
+    }
+
+
+def _render_listen(listen: Listen) -> Table:
+    return {"address": _join_port(listen.host, listen.port), "tls": listen.tls}
+
+
+def _render_access(access: Access) -> Table:
+    return {"networks": [str(network) for network in access.networks], "open_relay": access.open_relay}
+
+
+def _render_queue(queue: Queue) -> Table:
+    return {
+        "path": str(queue.path),
+        "retry": [format_duration(seconds) for seconds in queue.retry],
+        "lifetime": format_duration(queue.lifetime),
+        "warn_after": format_duration(queue.warn_after),
+        "history": format_duration(queue.history),
+        "history_subjects": queue.history_subjects,
+    }
+
+
+def _render_transport(entry: TransportEntry, smarthosts: Mapping[str, Smarthost]) -> object:
+    via = _render_via(entry.via, smarthosts)
+    return {"via": via, "internal": True} if entry.internal else via
+
+
+def _render_via(via: Via, smarthosts: Mapping[str, Smarthost]) -> str:
+    if isinstance(via, NextHop):
+        return _render_next_hop(via, smarthosts)
+    if isinstance(via, Refuse):
+        return f"error:{via.reply.enhanced} {via.reply.text}"
+    return "mx" if isinstance(via, ByMx) else "discard"
+
+
+def _render_next_hop(hop: NextHop, smarthosts: Mapping[str, Smarthost]) -> str:
+    if not hop.use_mx:
+        for name, smarthost in smarthosts.items():
+            if smarthost == Smarthost(hop.host, hop.port, hop.tls):
+                return name
+    host = hop.host if hop.use_mx else f"[{hop.host}]"
+    return host if hop.port == 25 else f"{host}:{hop.port}"
+
+
+def _render_canonical(table: Canonical) -> Table:
+    return {
+        _quote(key) or '""': f"{quote_local(name)} <{_quote(address)}>" if name else _quote(address)
+        for key, (address, name) in table.entries.items()
+    }
+
+
+def _render_check(check: HeaderCheck) -> Table:
+    return {
+        "pattern": check.pattern.pattern,
+        "action": f"{check.action} {check.text}".rstrip(),
+        "scope": check.scope,
+    }
+
+
+def _quote(address: str) -> str:
+    return address if address.startswith("@") else quote_address(address)
+
+
+def _join_port(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,187 @@
+"""A delivery agent: takes transfers to the servers of one next hop, over one connection at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from relay import events
+from relay.delivery.client import Connection
+from relay.mail.attempt import Attempt, Claim, Scope
+from relay.mail.envelope import Recipient
+from relay.mail.reply import Reply
+from relay.mail.route import NextHop
+
+SESSIONS_PER_ATTEMPT = 2
+"""Servers of one next hop that one attempt talks to where the first answers 4xx (smtp_mx_session_limit)."""
+ADDRESSES_PER_SESSION = 10
+"""Addresses at which one session is asked for."""
+
+
+class ContentError(Exception):
+    """The content of a message cannot be read; the text says why."""
+
+
+Report = Callable[[Mapping[Recipient, Attempt | None]], None]
+"""Takes what is known of some recipients; None: one was given up, nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Recipients of one message that go to one next hop in one transaction."""
+
+    claim: Claim
+    recipients: tuple[Recipient, ...]
+    internal: bool
+    report: Report
+    """Called until each recipient was reported once, as early as its attempt is known."""
+
+    def fail(self, attempt: Attempt | None) -> None:
+        """Report the same of all recipients."""
+        self.report(dict.fromkeys(self.recipients, attempt))
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server address of a next hop."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What lanes and their agents need from outside: look-ups, connections and the sending of a transfer."""
+
+    endpoints: Callable[[NextHop], Awaitable[Sequence[Endpoint] | Attempt]]
+    connect: Callable[[Endpoint, NextHop], Awaitable[Connection | Attempt]]
+    send: Callable[[Connection, Transfer], Awaitable[list[Attempt]]]
+    pause: Callable[[int, float], float]
+    """Epoch second of the next probe after that many failures in a row, and now."""
+    now: Callable[[], float]
+    changed: Callable[[], None]
+    """Called when a lane that had no room may have some again."""
+
+
+class Agent:
+    """Carries one transfer after the other, and keeps its connection in between."""
+
+    def __init__(self, next_hop: NextHop, tools: Tools, on_session: Callable[[], None]) -> None:
+        """``on_session`` is called when a server has opened a session."""
+        self.connection: Connection | None = None
+        """The session that goes on."""
+        self._next_hop = next_hop
+        self._tools = tools
+        self._on_session = on_session
+
+    async def carry(self, transfer: Transfer) -> Attempt | None:
+        """Send a transfer, and what one server defers to another one; report on each recipient.
+
+        Return the reason where no session was to be had: then nothing was reported.
+        """
+        pending: dict[Recipient, Attempt | None] = dict.fromkeys(transfer.recipients)
+        try:
+            return await self._try_servers(transfer, pending)
+        except Exception as error:
+            self.abort()
+            failed = self._explain(transfer, error)
+            pending.update({recipient: known or failed for recipient, known in pending.items()})
+            return None
+        finally:
+            if pending:
+                transfer.report(pending)
+
+    async def leave(self) -> None:
+        """End the session."""
+        if self.connection is not None:
+            await self.connection.quit()
+            self.connection = None
+
+    def abort(self) -> None:
+        """End the session at once: what has no final dot yet is not delivered."""
+        if self.connection is not None:
+            self.connection.abort()
+            self.connection = None
+
+    async def _try_servers(
+        self, transfer: Transfer, pending: dict[Recipient, Attempt | None]
+    ) -> Attempt | None:
+        """Carry a transfer; ``pending`` is who was not reported yet, with what is known."""
+        tried: set[str] = set()
+        for sessions_left in reversed(range(SESSIONS_PER_ATTEMPT)):
+            rest = replace(transfer, recipients=tuple(pending))
+            attempts = await self._send(rest, tried)
+            if isinstance(attempts, Attempt):
+                if None not in pending.values():  # the first server has said something
+                    return None
+                pending.clear()
+                return attempts
+            pending.update(zip(rest.recipients, attempts, strict=True))
+            _report_settled(transfer, pending)
+            if not (sessions_left and pending and await self._has_other(tried)):
+                break
+            await self.leave()
+        return None
+
+    async def _send(self, transfer: Transfer, tried: set[str]) -> list[Attempt] | Attempt:
+        """Send over the kept connection or, where there is none or it is dead, over a new one."""
+        kept = self.connection
+        if kept is not None and kept.is_reusable:
+            attempts = await self._send_over(kept, transfer)
+            if not kept.was_stale:
+                tried.add(kept.address)
+                return attempts
+        self.abort()
+        opened = await self._open(tried)
+        return opened if isinstance(opened, Attempt) else await self._send_over(opened, transfer)
+
+    async def _send_over(self, connection: Connection, transfer: Transfer) -> list[Attempt]:
+        attempts = await self._tools.send(connection, transfer)
+        if not connection.is_reusable:
+            self.abort()
+        return attempts
+
+    async def _open(self, tried: set[str]) -> Connection | Attempt:
+        """Connect to the first address that gives a session, of those not tried in this attempt."""
+        found = await self._tools.endpoints(self._next_hop)
+        if isinstance(found, Attempt):
+            return found
+        failure = self._remark("4.4.4", "there is no server to try", Scope.SITE)
+        for endpoint in [e for e in found if e.address not in tried][:ADDRESSES_PER_SESSION]:
+            tried.add(endpoint.address)
+            opened = await self._tools.connect(endpoint, self._next_hop)
+            if isinstance(opened, Connection):
+                self.connection = opened
+                self._on_session()
+                return opened
+            failure = opened
+            if failure.reply.is_permanent:
+                break
+        return failure
+
+    async def _has_other(self, tried: set[str]) -> bool:
+        found = await self._tools.endpoints(self._next_hop)
+        return not isinstance(found, Attempt) and any(endpoint.address not in tried for endpoint in found)
+
+    def _explain(self, transfer: Transfer, error: Exception) -> Attempt:
+        if isinstance(error, ContentError):
+            return self._remark("4.3.0", f"the message cannot be read: {error}", Scope.MESSAGE)
+        events.failed(f"transfer of {transfer.claim.message.queue_id}", error)
+        return self._remark("4.3.0", "the relay met an internal error; it will try again", Scope.MESSAGE)
+
+    def _remark(self, enhanced: str, text: str, scope: Scope) -> Attempt:
+        return Attempt(Reply(451, enhanced, text), scope, next_hop=self._next_hop.key)
+
+
+def _report_settled(transfer: Transfer, pending: dict[Recipient, Attempt | None]) -> None:
+    """Report who need not, or must not, be tried at another server, and take them off ``pending``."""
+    settled = {r: attempt for r, attempt in pending.items() if attempt and not _may_try_elsewhere(attempt)}
+    for recipient in settled:
+        del pending[recipient]
+    if settled:
+        transfer.report(settled)
+
+
+def _may_try_elsewhere(attempt: Attempt) -> bool:
+    """Whether another server may be asked at once; a possible duplicate must not be made a certain one."""
+    return not (attempt.reply.is_positive or attempt.reply.is_permanent or attempt.is_possible_duplicate)

@@ -1,0 +1,151 @@
+"""The copy that leaves: external checks and rewriting, conversion for servers without 8BITMIME."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+
+from relay.delivery.agent import ContentError, Transfer
+from relay.delivery.client import Connection, Content
+from relay.mail.attempt import Attempt, Claim
+from relay.mail.downgrade import Downgrader
+from relay.mail.envelope import Envelope
+from relay.mail.header_checks import HeaderCheck, Inspection
+from relay.mail.headers import split_content
+from relay.mail.lines import LineBreaker
+from relay.mail.rewrite import Canonical, Home, rewrite_address, rewrite_headers
+
+
+@dataclass(frozen=True, slots=True)
+class DepartureRules:
+    """What is done to copies for external recipients."""
+
+    home: Home
+    sender_canonical: Canonical
+    """Empty where senders are rewritten on arrival."""
+    checks: tuple[HeaderCheck, ...]
+    """The external header checks."""
+    postmaster: str
+    """The envelope sender of reports where the null one is refused; "" where there is none."""
+
+    def rewrite_envelope(self, envelope: Envelope) -> Envelope:
+        """Return the envelope of an external copy; each recipient keeps the address that it was given."""
+        table, home = self.sender_canonical, self.home
+        if not table.entries:
+            return envelope
+        recipients = tuple(
+            replace(
+                recipient,
+                address=rewrite_address(recipient.address, table, home),
+                original=recipient.original or recipient.address,
+            )
+            for recipient in envelope.recipients
+        )
+        return replace(
+            envelope, reverse_path=rewrite_address(envelope.reverse_path, table, home), recipients=recipients
+        )
+
+    def edit_header(self, block: bytes) -> bytes:
+        """Return the header block of an external copy: checked, then rewritten."""
+        if not (self.checks or self.sender_canonical.entries):
+            return block
+        headers, _ = split_content(block)
+        if self.checks:
+            inspection = Inspection(self.checks)
+            kept: list[bytes] = []
+            for header in headers:
+                inspected = inspection.inspect(header)
+                kept += inspected.prepended
+                if inspected.header is not None:
+                    kept.append(inspected.header)
+            headers = kept
+        return b"".join(rewrite_headers(headers, self.sender_canonical, self.home))
+
+
+class Departures:
+    """Sends transfers over connections, each as its next hop is to get it."""
+
+    def __init__(self, rules: DepartureRules, read: Callable[[int], AsyncIterator[bytes]]) -> None:
+        """``read`` yields the content of a queued message, and raises where it cannot."""
+        self._rules = rules
+        self._read = read
+
+    async def send(self, connection: Connection, transfer: Transfer) -> list[Attempt]:
+        """Return one attempt per recipient of the transfer. Raises ContentError.
+
+        Where a server refuses the null reverse-path of a report, the report leaves with the postmaster's.
+        """
+        claim = transfer.claim
+        envelope = replace(claim.message.envelope, recipients=transfer.recipients)
+        if not transfer.internal:
+            envelope = self._rules.rewrite_envelope(envelope)
+        attempts = await self._send(connection, claim, envelope, is_internal=transfer.internal)
+        if (
+            claim.message.is_report
+            and not envelope.reverse_path
+            and self._rules.postmaster
+            and connection.is_reusable
+            and all(attempt.reply.is_permanent and attempt.command == "MAIL FROM" for attempt in attempts)
+        ):
+            envelope = replace(envelope, reverse_path=self._rules.postmaster)
+            return await self._send(connection, claim, envelope, is_internal=transfer.internal)
+        return attempts
+
+    async def _send(
+        self, connection: Connection, claim: Claim, envelope: Envelope, *, is_internal: bool
+    ) -> list[Attempt]:
+        message = claim.message
+        chunks = _start_with(message.header_size, self._read_content(claim))
+        block = await anext(chunks)
+        if not is_internal:
+            block = self._rules.edit_header(block)
+        is_8bit = message.body_is_8bit or envelope.is_8bitmime
+        downgrades = is_8bit and "8BITMIME" not in connection.offers
+        if downgrades:
+            downgrader = Downgrader(split_content(block)[0])
+            block = b"".join(downgrader.headers)
+            chunks = _downgrade(downgrader, chunks)
+            envelope = replace(envelope, is_8bitmime=False)
+        content = Content(
+            size=len(block) + message.size - message.header_size,
+            chunks=_break_lines(block, chunks),
+            has_8bit_header=not block.isascii(),
+        )
+        message = replace(message, envelope=envelope, body_is_8bit=is_8bit and not downgrades)
+        return await connection.transfer(message, content)
+
+    async def _read_content(self, claim: Claim) -> AsyncIterator[bytes]:
+        if claim.content is not None:
+            yield claim.content
+            return
+        try:
+            async for chunk in self._read(claim.message.number):
+                yield chunk
+        except Exception as error:
+            raise ContentError(str(error)) from error
+
+
+async def _start_with(size: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield first the ``size`` bytes of the header block, then the rest as it comes."""
+    start = bytearray()
+    async for chunk in chunks:
+        start += chunk
+        if len(start) >= size:
+            break
+    yield bytes(start[:size])
+    yield bytes(start[size:])
+    async for chunk in chunks:
+        yield chunk
+
+
+async def _downgrade(downgrader: Downgrader, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield downgrader.feed(chunk)
+    yield downgrader.finish()
+
+
+async def _break_lines(block: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    breaker = LineBreaker()
+    yield breaker.feed(block + await anext(chunks))
+    async for chunk in chunks:
+        yield breaker.feed(chunk)

@@ -1,0 +1,219 @@
+"""One lane per next hop: its waiting transfers, its agents, its health.
+
+A lane opens few connections and keeps each while there is work. When no session can be had, the lane is
+blocked as a whole: whatever waits is deferred with the reason, and after a growing pause one transfer
+probes. Lanes share nothing, so a site that is down or slow holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+from relay import events
+from relay.delivery.agent import Agent, Endpoint, Report, Tools, Transfer
+from relay.mail.attempt import Attempt, Scope
+from relay.mail.route import NextHop
+
+__all__ = ["Endpoint", "Lane", "Report", "Tools", "Transfer"]
+
+CONNECTIONS = 5
+"""Connections to one next hop at once, when it has shown that it answers."""
+FIRST_CONNECTIONS = 2
+"""The same before."""
+BACKLOG = 100
+"""Transfers that may wait in memory for one next hop that answers."""
+FIRST_BACKLOG = 20
+"""The same before it has answered: few, so that those that hang don't fill the room of the others."""
+IDLE_SECONDS = 5.0
+"""How long an unused connection is kept."""
+FORGET_SECONDS = 3600.0
+"""How long after its pause a lane that failed is kept, to remember how often in a row it did."""
+
+
+class Lane:
+    """The way to one next hop."""
+
+    def __init__(self, next_hop: NextHop, tools: Tools) -> None:
+        self.next_hop = next_hop
+        self.blocked_until = 0.0
+        """Epoch second of the next probe."""
+        self._tools = tools
+        self._waiting: deque[Transfer] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._idle: list[asyncio.Event] = []
+        """What wakes each worker that rests, keeping its connection, for lack of work."""
+        self._failures = 0
+        self._last_failure: Attempt | None = None
+        self._has_answered = False
+        self._most_connections = CONNECTIONS
+        self._has_turned_away = False
+        self._is_closing = False
+
+    def is_blocked(self, now: float) -> bool:
+        """Whether no session could be had lately, and it is too early to probe."""
+        return self._failures > 0 and now < self.blocked_until
+
+    def is_disposable(self, now: float) -> bool:
+        """Whether nothing worth remembering would be lost with the lane."""
+        is_idle = not (self._waiting or self._workers)
+        return is_idle and (not self._failures or now >= self.blocked_until + FORGET_SECONDS)
+
+    def room(self, now: float) -> int:
+        """Return how many more messages the lane takes; after a 0, ``changed`` is called when it takes some.
+
+        None while it is blocked, then one as a probe; else either none or at least half of its backlog, so
+        that the queue is asked for many at once.
+        """
+        if self._failures:
+            return 0 if self._waiting or self._workers or self.is_blocked(now) else 1
+        if len(self._waiting) >= self._backlog // 2:
+            self._has_turned_away = True
+            return 0
+        return self._backlog - len(self._waiting)
+
+    def submit(self, transfer: Transfer) -> bool:
+        """Take a transfer, and fail it at once while blocked; return False where far too many wait already.
+
+        The limit is twice the backlog: several may have been told of the same room.
+        """
+        if self._is_closing:
+            transfer.fail(None)
+        elif self._last_failure is not None and self.is_blocked(self._tools.now()):
+            transfer.fail(self._last_failure)
+        elif len(self._waiting) >= 2 * self._backlog:
+            self._has_turned_away = True
+            return False
+        else:
+            self._waiting.append(transfer)
+            self._employ()
+        return True
+
+    def probe_now(self) -> None:
+        """Forget how long the next hop is to be left alone: the next transfer may try."""
+        self.blocked_until = 0.0
+
+    async def close(self, grace_seconds: float) -> None:
+        """Give up what waits, let what has begun finish within the grace, then abort it."""
+        self._is_closing = True
+        while self._waiting:
+            self._waiting.popleft().fail(None)
+        while self._idle:
+            self._idle.pop().set()
+        if self._workers:
+            _, late = await asyncio.wait(self._workers, timeout=grace_seconds)
+            for worker in late:
+                worker.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    @property
+    def _backlog(self) -> int:
+        return BACKLOG if self._has_answered else FIRST_BACKLOG
+
+    # Workers
+
+    @property
+    def _most_workers(self) -> int:
+        if self._failures:
+            return 1
+        return min(self._most_connections, CONNECTIONS if self._has_answered else FIRST_CONNECTIONS)
+
+    def _employ(self) -> None:
+        """Wake or start a worker for each transfer that waits, as far as the next hop allows."""
+        for _ in self._waiting:
+            if self._idle:
+                self._idle.pop().set()
+            elif len(self._workers) < self._most_workers:
+                self._workers.add(asyncio.get_running_loop().create_task(self._work()))
+            else:
+                break
+
+    async def _work(self) -> None:
+        agent = Agent(self.next_hop, self._tools, self._recover)
+        try:
+            while (transfer := await self._next_transfer(agent)) is not None:
+                failure = await agent.carry(transfer)
+                if failure is not None:
+                    self._refuse(transfer, failure)
+            await agent.leave()
+        finally:
+            agent.abort()
+            self._workers.discard(asyncio.current_task())
+            self._employ()
+            if self._failures and not self._workers:
+                self._tools.changed()  # the probe is over
+
+    async def _next_transfer(self, agent: Agent) -> Transfer | None:
+        """Return the next transfer, waiting a little for one where a connection would be lost otherwise."""
+        if agent.connection is not None:
+            await self._rest()
+        elif len(self._workers) > self._most_workers:
+            return None
+        if not self._waiting:
+            return None
+        transfer = self._waiting.popleft()
+        if self._has_turned_away and len(self._waiting) < self._backlog // 2:
+            self._has_turned_away = False
+            self._tools.changed()
+        return transfer
+
+    async def _rest(self) -> None:
+        """Wait until a transfer waits, or for as long as a connection is kept without."""
+        if self._waiting:
+            return
+        self._most_connections = CONNECTIONS
+        with suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_SECONDS):
+                while not (self._waiting or self._is_closing):
+                    alarm = asyncio.Event()
+                    self._idle.append(alarm)
+                    try:
+                        await alarm.wait()
+                    finally:
+                        if alarm in self._idle:
+                            self._idle.remove(alarm)
+
+    # Health
+
+    def _recover(self) -> None:
+        """Take note that there is a session."""
+        if self._failures:
+            events.next_hop_recovered(self.next_hop.key)
+            self._forget_failures()
+        if not self._has_answered:
+            self._has_answered = True
+            self._employ()
+
+    def _forget_failures(self) -> None:
+        self._failures = 0
+        self._last_failure = None
+        self._tools.changed()
+
+    def _refuse(self, transfer: Transfer, failure: Attempt) -> None:
+        """Decide what it means that no session was to be had for a transfer."""
+        others = len(self._workers) - 1
+        if failure.scope is not Scope.SITE:
+            if self._failures:
+                self._forget_failures()  # the answer is definite: the others may have theirs
+            transfer.fail(failure)
+        elif others and not self._is_closing:
+            # While another one has, or may get, a session, the next hop may only want fewer connections.
+            self._most_connections = others
+            self._waiting.appendleft(transfer)
+            self._employ()
+        else:
+            self._block(failure)
+            transfer.fail(failure)
+
+    def _block(self, failure: Attempt) -> None:
+        """Defer what waits, and let nobody try until the next probe."""
+        now = self._tools.now()
+        self._failures += 1
+        self._last_failure = failure
+        self.blocked_until = self._tools.pause(self._failures, now)
+        events.next_hop_backed_off(self.next_hop.key, self.blocked_until - now, failure.explain())
+        self._has_answered = False
+        self._most_connections = CONNECTIONS
+        while self._waiting:
+            self._waiting.popleft().fail(failure)

@@ -1,0 +1,347 @@
+"""The delivery manager: from the queue down the lanes, and back with what came of it.
+
+A *pass* is one attempt at the recipients of one claim. What becomes of each is recorded as soon as it is
+known; the transaction with the last of them also holds the reports of the whole pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from relay import events
+from relay.delivery.lane import Lane, Report, Tools, Transfer
+from relay.mail import lifecycle
+from relay.mail.attempt import Attempt, Claim, Outcome, Scope, State
+from relay.mail.envelope import Recipient
+from relay.mail.reply import Reply
+from relay.mail.route import Discard, NextHop, Refuse, Route
+
+IN_FLIGHT = 500
+"""Messages in delivery at once, most of them waiting in a lane."""
+LOW_WATER = 250
+"""When so few are left the queue is asked for more, so that a backlog is taken in batches."""
+RECIPIENTS_PER_TRANSFER = 50
+"""Recipients of one transaction (smtp_destination_recipient_limit)."""
+LONGEST_SLEEP = 3600.0
+"""Bound on a wait, so that a clock that jumps strands nothing for long."""
+SHORTEST_SLEEP = 1.0
+"""How soon the queue is asked again for what was due and not claimed: it is in flight."""
+RECORD_SECONDS = 2.0
+"""How long outcomes may take to be recorded at the end."""
+
+_CROWDED = Reply(451, "4.3.2", "many messages wait for this next hop; this one waits for its turn")
+_DISCARDED = Attempt(Reply(250, "2.0.0", "discarded, as the transport table says"))
+
+
+class Queue(Protocol):
+    """What the manager asks of the queue."""
+
+    async def claim(
+        self,
+        now: float,
+        limit: int,
+        *,
+        caps: Mapping[str, int],
+        in_flight: Collection[int],
+        overdue_before: float,
+        late_before: float,
+    ) -> list[Claim]: ...
+
+    async def next_due_at(self, now: float, caps: Mapping[str, int]) -> float | None: ...
+
+    async def bring_forward(self, after: float, now: float) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """How long mail is kept and when its lateness is told; seconds."""
+
+    retry: tuple[float, ...]
+    lifetime: float
+    warn_after: float
+
+
+Record = Callable[[Claim, Sequence[Outcome], Sequence[Outcome] | None], Awaitable[bool]]
+"""Record new outcomes of a claim; with the whole pass as third argument when it is over, so that its reports
+go into the same transaction. True where there was one: it waits in the queue."""
+Results = asyncio.Queue[Mapping[Recipient, Attempt | None]]
+
+
+class Manager:
+    """Moves mail from the queue to its next hops."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        route: Callable[[str], Route],
+        record: Record,
+        tools: Callable[[Callable[[int, float], float], Callable[[], None]], Tools],
+        clock: Clock,
+        now: Callable[[], float],
+        *,
+        has_postmaster: bool = True,
+    ) -> None:
+        """``tools`` are made of two of the manager's own: when to probe a next hop again, and ``wake``."""
+        self._queue = queue
+        self._route = route
+        self._record = record
+        self._clock = clock
+        self._now = now
+        self._has_postmaster = has_postmaster
+        self._tools = tools(self._probe_at, self.wake)
+        self._lanes: dict[NextHop, Lane] = {}
+        self._passes: dict[int, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._wakes_at = 0.0
+        self._turned_at = math.inf
+        self._is_stopping = False
+
+    def has_room(self, recipients: Iterable[Recipient]) -> bool:
+        """Whether a message that arrives now may go to its lanes without being read back from the queue."""
+        if len(self._passes) >= IN_FLIGHT or self._is_stopping:
+            return False
+        now = self._now()
+        return all(self._lane_has_room(recipient, now) for recipient in recipients)
+
+    def submit(self, claim: Claim) -> None:
+        """Deliver a message that was put into the queue already claimed."""
+        self._start(claim)
+
+    def wake(self) -> None:
+        """Look at the queue again: something became due, or a lane has room."""
+        self._wake.set()
+
+    def retry_now(self) -> None:
+        """Look at the queue again and let every next hop be probed at once: the owner asked."""
+        for lane in self._lanes.values():
+            lane.probe_now()
+        self.wake()
+
+    async def run(self) -> None:
+        """Claim and deliver until cancelled."""
+        while True:
+            for seconds in _growing_pauses():
+                try:
+                    await self._turn()
+                except Exception as error:
+                    events.warned(f"the queue cannot be read or written: {error}")
+                    await asyncio.sleep(seconds)
+                else:
+                    break
+
+    async def close(self, grace_seconds: float) -> None:
+        """Claim nothing more, let transfers that have begun finish within the grace, abort the rest.
+
+        Whatever was not delivered stays in the queue, its retry booked.
+        """
+        self._is_stopping = True
+        await asyncio.gather(*(lane.close(grace_seconds) for lane in self._lanes.values()))
+        passes = list(self._passes.values())
+        if passes:
+            _, late = await asyncio.wait(passes, timeout=RECORD_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    # Claims
+
+    async def _turn(self) -> None:
+        self._wake.clear()
+        self._wakes_at = math.inf
+        await self._mend_clock()
+        if len(self._passes) < IN_FLIGHT and not self._is_stopping:
+            await self._claim_due()
+        await self._sleep()
+
+    async def _mend_clock(self) -> None:
+        """Where the clock was set back (at the start, it may have been), wait no longer than intended."""
+        now = self._now()
+        if now < self._turned_at:
+            for lane in self._lanes.values():
+                lane.probe_now()
+            await self._queue.bring_forward(lifecycle.latest_sensible(self._clock.retry, now), now)
+        self._turned_at = now
+
+    async def _claim_due(self) -> None:
+        now = self._now()
+        clock = self._clock
+        claims = await self._queue.claim(
+            now,
+            IN_FLIGHT - len(self._passes),
+            caps=self._caps(now),
+            in_flight=set(self._passes),
+            overdue_before=now - clock.lifetime,
+            late_before=now - clock.warn_after if clock.warn_after else 0.0,
+        )
+        for claim in claims:
+            self._start(claim)
+
+    async def _sleep(self) -> None:
+        """Wait until something is due, a lane may be probed, or someone calls ``wake``."""
+        now = self._now()
+        moments = [lane.blocked_until for lane in self._lanes.values() if lane.is_blocked(now)]
+        is_full = len(self._passes) >= IN_FLIGHT
+        due_at = now if is_full else await self._queue.next_due_at(now, self._caps(now))
+        if due_at is not None:
+            moments.append(max(due_at, now + SHORTEST_SLEEP))
+        self._wakes_at = min([*moments, now + LONGEST_SLEEP])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._wakes_at - now):
+                await self._wake.wait()
+
+    def _caps(self, now: float) -> dict[str, int]:
+        """Return how many messages each next hop takes; forget lanes that are of no use."""
+        self._lanes = {hop: lane for hop, lane in self._lanes.items() if not lane.is_disposable(now)}
+        caps: dict[str, int] = {}
+        for next_hop, lane in self._lanes.items():
+            caps[next_hop.key] = min(lane.room(now), caps.get(next_hop.key, IN_FLIGHT))
+        return caps
+
+    def _lane_has_room(self, recipient: Recipient, now: float) -> bool:
+        via = self._route(recipient.address).via
+        lane = self._lanes.get(via) if isinstance(via, NextHop) else None
+        return lane is None or lane.is_blocked(now) or lane.room(now) > 0
+
+    def _probe_at(self, failures: int, now: float) -> float:
+        return lifecycle.next_attempt_at(self._clock.retry, failures, now, failures)
+
+    # One pass
+
+    def _start(self, claim: Claim) -> None:
+        """Hand a claim to its lanes and follow it; they know how full they are when this returns."""
+        if self._is_stopping:
+            return
+        results: Results = asyncio.Queue()
+        try:
+            turned_away = self._hand_out(claim, results.put_nowait)
+        except Exception as error:
+            events.failed(f"delivery of {claim.message.queue_id}", error)  # its retry is booked
+            return
+        task = asyncio.get_running_loop().create_task(self._follow(claim, results, turned_away))
+        self._passes[claim.message.number] = task
+        task.add_done_callback(lambda done: self._finish(claim, done))
+
+    def _finish(self, claim: Claim, task: asyncio.Task[None]) -> None:
+        del self._passes[claim.message.number]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            events.failed(f"delivery of {claim.message.queue_id}", error)
+        if len(self._passes) == LOW_WATER - 1:
+            self.wake()
+
+    def _hand_out(self, claim: Claim, report: Report) -> list[Outcome]:
+        """Give recipients to their lanes; return the outcomes of those whose lane is too full."""
+        turned_away: list[Outcome] = []
+        for (via, internal), recipients in self._group(claim.message.envelope.recipients).items():
+            match via:
+                case NextHop():
+                    lane = self._lane(via)
+                    for start in range(0, len(recipients), RECIPIENTS_PER_TRANSFER):
+                        some = tuple(recipients[start : start + RECIPIENTS_PER_TRANSFER])
+                        if not lane.submit(Transfer(claim, some, internal, report)):
+                            turned_away += self._turn_away(claim, some, via)
+                case Discard():
+                    report(dict.fromkeys(recipients, _DISCARDED))
+                case Refuse(reply):
+                    report(dict.fromkeys(recipients, Attempt(reply)))
+        return turned_away
+
+    def _lane(self, next_hop: NextHop) -> Lane:
+        lane = self._lanes.get(next_hop)
+        if lane is None:
+            lane = self._lanes[next_hop] = Lane(next_hop, self._tools)
+        return lane
+
+    def _group(
+        self, recipients: Iterable[Recipient]
+    ) -> dict[tuple[NextHop | Discard | Refuse, bool], list[Recipient]]:
+        groups: dict[tuple[NextHop | Discard | Refuse, bool], list[Recipient]] = {}
+        for recipient in recipients:
+            route = self._route(recipient.address)
+            groups.setdefault((route.via, route.internal), []).append(recipient)
+        return groups
+
+    def _turn_away(self, claim: Claim, recipients: Iterable[Recipient], next_hop: NextHop) -> list[Outcome]:
+        """Return the outcomes that let recipients wait in the queue: due still, but for a known next hop.
+
+        Old messages are due later: the queue would hand them out again at once, however full the lane is.
+        """
+        now, clock, message = self._now(), self._clock, claim.message
+        is_old = lifecycle.age(message, now) >= clock.lifetime or (
+            not claim.is_warned and lifecycle.is_late(message, now, clock.warn_after)
+        )
+        due_at = self._next_attempt_at(claim, now) if is_old else now
+        attempt = Attempt(_CROWDED, Scope.SITE, next_hop=next_hop.key)
+        return [Outcome(message.number, r.index, State.DEFERRED, attempt, due_at) for r in recipients]
+
+    async def _follow(self, claim: Claim, results: Results, turned_away: Sequence[Outcome]) -> None:
+        """Record what becomes of a claim until nothing more will."""
+        if turned_away:
+            await self._save(claim, turned_away, None)
+        left = len(claim.message.envelope.recipients) - len(turned_away)
+        outcomes: list[Outcome] = []
+        while left:
+            known = dict(await results.get())
+            while not results.empty():
+                known.update(results.get_nowait())
+            left -= len(known)
+            fresh = self._judge(claim, known)
+            outcomes += fresh
+            if fresh:
+                await self._save(claim, fresh, None if left else outcomes)
+
+    def _judge(self, claim: Claim, known: Mapping[Recipient, Attempt | None]) -> list[Outcome]:
+        now = self._now()
+        outcomes = []
+        for recipient, attempt in known.items():
+            if attempt is None:
+                continue
+            state = lifecycle.judge(
+                attempt,
+                claim.message,
+                now=now,
+                lifetime=self._clock.lifetime,
+                has_postmaster=self._has_postmaster,
+            )
+            retry_at = self._retry_at(claim, recipient, attempt, now) if state is State.DEFERRED else 0.0
+            events.attempted(claim.message, recipient, state, attempt, now)
+            outcomes.append(Outcome(claim.message.number, recipient.index, state, attempt, retry_at))
+        return outcomes
+
+    def _retry_at(self, claim: Claim, recipient: Recipient, attempt: Attempt, now: float) -> float:
+        """Return when a deferred recipient is due again: with its next hop where that does not answer."""
+        via = self._route(recipient.address).via
+        if attempt.scope is Scope.SITE and isinstance(via, NextHop) and via in self._lanes:
+            return max(now, self._lanes[via].blocked_until)
+        return self._next_attempt_at(claim, now)
+
+    def _next_attempt_at(self, claim: Claim, now: float) -> float:
+        return lifecycle.next_attempt_at(self._clock.retry, claim.attempt_number, now, claim.message.number)
+
+    async def _save(
+        self, claim: Claim, outcomes: Sequence[Outcome], whole_pass: Sequence[Outcome] | None
+    ) -> None:
+        """Record outcomes, however long it takes: one that is forgotten would be repeated at the next hop."""
+        for seconds in _growing_pauses():
+            try:
+                has_report = await self._record(claim, outcomes, whole_pass)
+            except Exception as error:
+                events.warned(f"{claim.message.queue_id}: outcome not recorded yet: {error}")
+                await asyncio.sleep(seconds)
+            else:
+                break
+        retries = (outcome.next_attempt_at for outcome in outcomes if outcome.state is State.DEFERRED)
+        if has_report or min(retries, default=math.inf) < self._wakes_at:
+            self.wake()
+
+
+def _growing_pauses() -> Iterator[float]:
+    """Yield 1, 2, 4 … up to 30 seconds, without end."""
+    seconds = 1.0
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, 30.0)

@@ -1,0 +1,142 @@
+"""Recording what a pass came to, together with the reports that it calls for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import Protocol
+
+from relay import events
+from relay.mail import lifecycle
+from relay.mail.attempt import Claim, Failed, Outcome, State
+from relay.mail.dsn import Plan, Report, ReportSettings, build_report, plan_reports, returned_size
+from relay.mail.envelope import Message, format_queue_id
+
+
+class Unreported(Protocol):
+    """A message with failures that no report has told of yet."""
+
+    @property
+    def message(self) -> Message: ...
+
+    @property
+    def failed(self) -> Sequence[Failed]: ...
+
+
+class Queue(Protocol):
+    """What the recorder asks of the queue."""
+
+    def new_number(self, now: float) -> int: ...
+
+    def read(self, number: int) -> AsyncIterator[bytes]: ...
+
+    async def unreported(self, in_flight: Collection[int]) -> Sequence[Unreported]: ...
+
+    async def record(
+        self,
+        outcomes: Sequence[Outcome],
+        *,
+        reports: Sequence[Report] = (),
+        reported: Sequence[tuple[int, int]] = (),
+        warned: Sequence[int] = (),
+    ) -> Sequence[int]: ...
+
+
+class Recorder:
+    """Writes outcomes to the queue, and to whoever must hear of them."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        settings: ReportSettings,
+        warn_after: float,
+        report_to: Callable[[Message], str],
+        now: Callable[[], float],
+    ) -> None:
+        """``report_to`` gives the address that is told about a message; ``warn_after`` is in seconds."""
+        self._queue = queue
+        self._settings = settings
+        self._warn_after = warn_after
+        self._report_to = report_to
+        self._now = now
+
+    async def record(
+        self, claim: Claim, outcomes: Sequence[Outcome], whole_pass: Sequence[Outcome] | None
+    ) -> bool:
+        """Record new outcomes; with the whole pass, once it is over, its reports too, in one transaction.
+
+        Return whether reports went into the queue. Lateness is looked at once: it counts as told even where
+        no recipient wants to hear of it.
+        """
+        message = claim.message
+        if whole_pass is None:
+            await self._queue.record(outcomes)
+            return False
+        is_late = (
+            not claim.is_warned
+            and lifecycle.is_late(message, self._now(), self._warn_after)
+            and any(outcome.state is State.DEFERRED for outcome in whole_pass)
+        )
+        return await self._store(message, outcomes, whole_pass, is_late=is_late)
+
+    async def report_leftovers(self) -> None:
+        """Report failures of passes that a crash cut short; to be called before the first new pass.
+
+        Those that cannot be written now stay for the next start.
+        """
+        for left in await self._queue.unreported(()):
+            outcomes = [
+                Outcome(
+                    left.message.number,
+                    failed.recipient.index,
+                    State.BOUNCED if failed.attempt.reply.is_permanent else State.EXPIRED,
+                    failed.attempt,
+                )
+                for failed in left.failed
+            ]
+            try:
+                await self._store(left.message, (), outcomes, is_late=False)
+            except Exception as error:
+                events.warned(f"{left.message.queue_id}: failure not reported yet: {error}")
+
+    async def _store(
+        self, message: Message, outcomes: Sequence[Outcome], whole_pass: Sequence[Outcome], *, is_late: bool
+    ) -> bool:
+        plans = plan_reports(
+            message,
+            whole_pass,
+            to=self._report_to(message),
+            postmaster=self._settings.postmaster,
+            is_late=is_late,
+        )
+        reports = [await self._build(plan, message) for plan in plans]
+        failures = [
+            (outcome.number, outcome.index)
+            for outcome in whole_pass
+            if outcome.state in {State.BOUNCED, State.EXPIRED}
+        ]
+        finished = await self._queue.record(
+            outcomes, reports=reports, reported=failures, warned=[message.number] if is_late else []
+        )
+        for plan, report in zip(plans, reports, strict=True):
+            events.reported(message, plan.kind, report.message)
+        if message.number in finished:
+            events.removed(message.queue_id)
+        return bool(plans)
+
+    async def _build(self, plan: Plan, message: Message) -> Report:
+        original = await self._read(message.number, returned_size(plan.kind, message))
+        now = self._now()
+        number = self._queue.new_number(now)
+        return build_report(plan, message, original, self._settings, number=number, now=now)
+
+    async def _read(self, number: int, size: int) -> bytes:
+        """Return the first bytes of a content, at least that many; fewer where it was deleted meanwhile."""
+        start = bytearray()
+        try:
+            async for chunk in self._queue.read(number):
+                start += chunk
+                if len(start) >= size:
+                    break
+        except Exception as error:
+            events.warned(f"{format_queue_id(number)}: reported without its content: {error}")
+        return bytes(start)

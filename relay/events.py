@@ -1,0 +1,279 @@
+"""One function per mail event: what the log says of it, in Postfix's words.
+
+A line never holds content, a password or an AUTH exchange. The one exception is what the owner asks for: the
+header checks WARN and INFO log the header that they match.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from relay.config.model import Log
+from relay.mail.attempt import Attempt, State
+from relay.mail.envelope import Client, Envelope, Message, Recipient
+from relay.mail.header_checks import Note
+from relay.mail.reply import Reply
+
+LONGEST_QUOTE = 500
+"""Characters of a header that a line shows."""
+
+_log = logging.getLogger("relay")
+
+
+class _TextFormatter(logging.Formatter):
+    """``2026-11-24T08:00:00+0000 QUEUEID: text``; above INFO the level stands before the text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created))
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return "\n    ".join([f"{stamp} {level}{_printable(record.getMessage())}", *_traceback(record)])
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (epoch seconds), level, event, text and the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = record.args if isinstance(record.args, Mapping) else {}
+        line = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            **{name: _json_value(value) for name, value in fields.items()},
+            "text": _printable(record.getMessage()),
+        }
+        if traceback := _traceback(record):
+            line["traceback"] = "\n".join(traceback)
+        return json.dumps(line)
+
+
+def configure_logging(settings: Log) -> None:
+    """Send the log to standard output in the form and from the level that the owner chose."""
+    handler = logging.StreamHandler(sys.stdout)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_JsonFormatter() if settings.format == "json" else _TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    _log.setLevel(settings.level.upper())
+    logging.getLogger("mail").setLevel(logging.CRITICAL)  # aiosmtpd's own account of each connection
+
+
+def _printable(text: str) -> str:
+    """Return a text with "?" for what could break a line, move the cursor or not be encoded."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _json_value(value: object) -> object:
+    return value if isinstance(value, int | float) else _printable(str(value))
+
+
+def _traceback(record: logging.LogRecord) -> list[str]:
+    if not record.exc_info:
+        return []
+    lines = logging.Formatter().formatException(record.exc_info).splitlines()
+    return [_printable(line) for line in lines]
+
+
+def _emit(level: int, event: str, text: str, /, **fields: object) -> None:
+    """Log a text with its fields filled in, which are formatted only if the level is on."""
+    _log.log(level, text, {"event": event, **fields})
+
+
+# Service
+
+
+def started(version: str, addresses: str, queue: str) -> None:
+    """The relay answers clients."""
+    _emit(
+        logging.INFO,
+        "started",
+        "relay %(version)s listening on %(addresses)s; queue %(queue)s",
+        version=version,
+        addresses=addresses,
+        queue=queue,
+    )
+
+
+def stopping(reason: str) -> None:
+    """The relay finishes what is in flight."""
+    _emit(logging.INFO, "stopping", "stopping: %(reason)s", reason=reason)
+
+
+def stopped() -> None:
+    """The relay has left nothing undone that it could do."""
+    _emit(logging.INFO, "stopped", "stopped")
+
+
+def listener_waits(address: str, reason: str) -> None:
+    """A listen address does not exist yet."""
+    _emit(
+        logging.WARNING,
+        "listener_waits",
+        "listen address %(address)s is waited for: %(reason)s",
+        address=address,
+        reason=reason,
+    )
+
+
+def warned(text: str) -> None:
+    """Something that the owner should mend."""
+    _emit(logging.WARNING, "warning", "%(reason)s", reason=text)
+
+
+def failed(what: str, error: BaseException) -> None:
+    """A defect of ours: nothing is lost by it, the traceback is for a bug report."""
+    fields = {"event": "failed", "what": what, "reason": repr(error)}
+    _log.error("%(what)s: %(reason)s", fields, exc_info=error)
+
+
+# Sessions
+
+
+def connected(client: Client) -> None:
+    """A client opened a session."""
+    _emit(logging.DEBUG, "connect", "connect from %(client)s", client=client)
+
+
+def disconnected(client: Client, commands: int) -> None:
+    """A session ended in order."""
+    _emit(
+        logging.DEBUG,
+        "disconnect",
+        "disconnect from %(client)s commands=%(commands)d",
+        client=client,
+        commands=commands,
+    )
+
+
+def lost(client: Client, after: str) -> None:
+    """A client vanished, or said nothing for too long."""
+    _emit(
+        logging.INFO,
+        "lost",
+        "lost connection after %(command)s from %(client)s",
+        command=after,
+        client=client,
+    )
+
+
+def session_failed(client: Client, error: BaseException) -> None:
+    """A session met a defect of ours; the client was told to come back."""
+    failed(f"session with {client}", error)
+
+
+def refused(client: Client, command: str, reply: Reply, reverse_path: str = "", recipient: str = "") -> None:
+    """A command was refused."""
+    _emit(
+        logging.INFO,
+        "reject",
+        "NOQUEUE: reject: %(command)s from %(client)s: %(reply)s; "
+        "from=<%(sender)s> to=<%(recipient)s> proto=%(protocol)s helo=<%(helo)s>",
+        command=command,
+        client=client,
+        reply=reply,
+        sender=reverse_path,
+        recipient=recipient,
+        protocol=client.protocol,
+        helo=client.helo,
+    )
+
+
+# Messages
+
+
+def accepted(message: Message, client: Client, message_id: str) -> None:
+    """A message is on disk; its client may forget it."""
+    _emit(
+        logging.INFO,
+        "accepted",
+        "%(queue_id)s: client=%(client)s, message-id=%(message_id)s, from=<%(sender)s>, "
+        "size=%(size)d, nrcpt=%(recipients)d",
+        queue_id=message.queue_id,
+        client=client,
+        message_id=message_id[:LONGEST_QUOTE],
+        sender=message.envelope.reverse_path,
+        size=message.size,
+        recipients=len(message.envelope.recipients),
+    )
+
+
+def checked(queue_id: str, client: Client, envelope: Envelope, note: Note) -> None:
+    """A header check acted on a message, or could not."""
+    _emit(
+        logging.WARNING if note.action == "WARN" else logging.INFO,
+        "header_check",
+        "%(queue_id)s: %(action)s: header %(header)s from %(client)s; from=<%(sender)s> "
+        "to=<%(recipient)s> proto=%(protocol)s helo=<%(helo)s>" + (": %(words)s" if note.text else ""),
+        queue_id=queue_id,
+        action=note.action.lower(),
+        header=note.header[:LONGEST_QUOTE],
+        client=client,
+        sender=envelope.reverse_path,
+        recipient=envelope.recipients[0].address,
+        protocol=client.protocol,
+        helo=client.helo,
+        words=note.text,
+    )
+
+
+def attempted(message: Message, recipient: Recipient, state: State, attempt: Attempt, now: float) -> None:
+    """One recipient's attempt is over."""
+    status = "sent" if state is State.DELIVERED else state.value
+    is_taken = attempt.is_remote and attempt.reply.is_positive
+    _emit(
+        logging.INFO,
+        status,
+        "%(queue_id)s: to=<%(recipient)s>, "
+        + ("orig_to=<%(original)s>, " if recipient.original else "")
+        + "relay=%(relay)s, delay=%(delay).2f, dsn=%(dsn)s, status=%(status)s (%(reply)s)",
+        queue_id=message.queue_id,
+        recipient=recipient.address,
+        original=recipient.original,
+        relay=attempt.host or "none",
+        delay=round(max(0.0, now - message.received_at), 3),
+        dsn=attempt.reply.dsn,
+        status=status,
+        reply=attempt.reply if is_taken else attempt.explain(),
+    )
+
+
+def reported(message: Message, kind: Literal["failure", "delay", "success"], report: Message) -> None:
+    """A report about a message went into the queue."""
+    names = {"failure": "non-delivery", "delay": "delay", "success": "delivery"}
+    _emit(
+        logging.INFO,
+        "report",
+        "%(queue_id)s: sender %(kind)s notification: %(report)s",
+        queue_id=message.queue_id,
+        kind=names[kind],
+        report=report.queue_id,
+    )
+
+
+def next_hop_backed_off(next_hop: str, seconds: float, reason: str) -> None:
+    """A next hop does not answer: its mail waits, one message probes."""
+    _emit(
+        logging.WARNING,
+        "next_hop_down",
+        "%(next_hop)s: no session; its mail waits %(seconds)d s before the next probe: %(reason)s",
+        next_hop=next_hop,
+        seconds=round(seconds),
+        reason=reason,
+    )
+
+
+def next_hop_recovered(next_hop: str) -> None:
+    """A next hop that had been down answers again."""
+    _emit(logging.INFO, "next_hop_up", "%(next_hop)s: answers again", next_hop=next_hop)
+
+
+def removed(queue_id: str) -> None:
+    """Nothing more is to be done for a message."""
+    _emit(logging.INFO, "removed", "%(queue_id)s: removed", queue_id=queue_id)

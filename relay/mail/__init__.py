@@ -1,0 +1,1 @@
+"""Words and decisions: types and pure functions; no I/O, no clock, no logger."""

@@ -1,0 +1,32 @@
+"""The length of lines on the wire (RFC 5321 section 4.5.3.1.6)."""
+
+from __future__ import annotations
+
+LINE_LENGTH_LIMIT = 998
+"""Bytes of a line without its CRLF (postconf(5), smtp_line_length_limit)."""
+
+
+class LineBreaker:
+    """Breaks lines that are too long by CRLF and a space, while content with CRLF line ends streams."""
+
+    def __init__(self) -> None:
+        self._room = LINE_LENGTH_LIMIT
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes of the content and return what is to be sent for them."""
+        pieces = []
+        start = position = 0
+        while True:
+            # The last line end that the room allows for: whatever lies before it is short enough.
+            line_end = chunk.rfind(b"\n", position, position + self._room + 2) + 1
+            if line_end:
+                position, self._room = line_end, LINE_LENGTH_LIMIT
+                continue
+            break_at = position + self._room
+            if chunk[break_at : break_at + 1] in {b"", b"\r"}:
+                self._room -= min(self._room, len(chunk) - position)
+                break
+            pieces.append(chunk[start:break_at])
+            start = position = break_at
+            self._room = LINE_LENGTH_LIMIT - 1
+        return b"\r\n ".join([*pieces, chunk[start:]])

@@ -1,0 +1,66 @@
+"""Where mail goes next: the values of a transport table, a relayhost and a routing decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from relay.mail.reply import Reply
+
+Tls = Literal["none", "opportunistic"]
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """An SMTP server, or a domain whose mail exchangers are asked for."""
+
+    host: str
+    """A host name, an IP address (without brackets), or a domain; lower case."""
+    port: int = 25
+    use_mx: bool = False
+    """Whether ``host`` is a domain to look up by MX (its addresses where it has none)."""
+    tls: Tls = "opportunistic"
+    is_relayhost: bool = False
+    """Whether all mail goes there: then a name that does not resolve is a deferral, not a bounce."""
+
+    @property
+    def key(self) -> str:
+        """The name of the next hop in the queue and in limits: ``[host]:port``, or ``domain:port`` by MX."""
+        return f"{self.host}:{self.port}" if self.use_mx else f"[{self.host}]:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ByMx:
+    """Table value "mx": the mail exchangers of the recipient's own domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Table value "discard": accept and forget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Table value "error:": refuse with this reply, at RCPT and at delivery."""
+
+    reply: Reply
+
+
+Via = NextHop | ByMx | Discard | Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class TransportEntry:
+    """The right side of a transport table entry."""
+
+    via: Via
+    internal: bool = False
+    """Whether the recipients count as inside for rewriting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The routing decision for one recipient."""
+
+    via: NextHop | Discard | Refuse
+    internal: bool = False

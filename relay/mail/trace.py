@@ -1,0 +1,86 @@
+"""Headers that a relay adds: Received (RFC 5321 section 4.4), and those that a client left out."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+from relay.mail.address import quote_address
+from relay.mail.envelope import Client
+from relay.mail.headers import header_name
+
+HOP_LIMIT = 50
+"""A message with this many Received headers, ours included, is taken for one that loops."""
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_ODD = re.compile(r'[\x00-\x20\x7f<>()\\";@\udc80-\udcff]')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_RESENT = frozenset(
+    f"resent-{name}" for name in ("bcc", "cc", "date", "from", "message-id", "reply-to", "sender", "to")
+)
+
+
+def received_header(
+    client: Client, hostname: str, queue_id: str, now: float, recipient: str | None = None
+) -> bytes:
+    """Return our Received header, laid out as Postfix does.
+
+    ``recipient`` is the internal address that the client gave, None unless the message has just this one.
+    What could break the header's syntax in a name is shown as "?".
+    """
+    helo = _ODD.sub("?", client.helo or client.name)
+    name = _ODD.sub("?", client.name)
+    address = f"IPv6:{client.address}" if ":" in client.address else client.address
+    end = ";\r\n\t"
+    if recipient is not None:
+        end = f"\r\n\tfor <{_CONTROL.sub('?', quote_address(recipient))}>; "
+    text = (
+        f"Received: from {helo} ({name} [{address}])\r\n"
+        f"\tby {hostname} (relay) with {client.protocol} id {queue_id}{end}{format_date(now)}\r\n"
+    )
+    return text.encode("utf-8", "surrogateescape")
+
+
+def format_date(now: float) -> str:
+    """Return a date as RFC 5322 section 3.3 writes it, in the local time zone; ``now`` is epoch seconds."""
+    local = time.localtime(now)
+    sign = "-" if local.tm_gmtoff < 0 else "+"
+    hours, minutes = divmod(abs(local.tm_gmtoff) // 60, 60)
+    return (
+        f"{_DAYS[local.tm_wday]}, {local.tm_mday:02} {_MONTHS[local.tm_mon - 1]} {local.tm_year} "
+        f"{local.tm_hour:02}:{local.tm_min:02}:{local.tm_sec:02} {sign}{hours:02}{minutes:02}"
+    )
+
+
+def format_message_id(now: float, queue_id: str, hostname: str) -> str:
+    """Return a new Message-ID, with its angle brackets."""
+    return f"<{time.strftime('%Y%m%d%H%M%S', time.gmtime(now))}.{queue_id}@{hostname}>"
+
+
+def has_too_many_hops(headers: Iterable[bytes]) -> bool:
+    """Return whether a client's headers, with our Received header to come, reach ``HOP_LIMIT``."""
+    return sum(header_name(header) == "received" for header in headers) + 1 >= HOP_LIMIT
+
+
+def missing_headers(
+    present: AbstractSet[str], reverse_path: str, hostname: str, queue_id: str, now: float
+) -> list[bytes]:
+    """Return the Message-Id, Date and From headers that are not ``present`` (names in lower case).
+
+    They are the Resent- ones where a Resent- header is present (RFC 5322 section 3.6.6). From is made of the
+    reverse-path after rewriting.
+    """
+    prefix = "" if _RESENT.isdisjoint(present) else "Resent-"
+    values = (
+        (f"{prefix}Message-Id", format_message_id(now, queue_id, hostname)),
+        (f"{prefix}Date", format_date(now)),
+        (f"{prefix}From", quote_address(reverse_path) or "MAILER-DAEMON"),
+    )
+    return [
+        f"{name}: {value}\r\n".encode("utf-8", "surrogateescape")
+        for name, value in values
+        if name.lower() not in present
+    ]

@@ -1,0 +1,203 @@
+"""The owner's commands: what they do to a queue, and the socket on which the running service takes them.
+
+A request is one JSON object on a line, and so is the reply: ``ok``, and ``error`` where that is false. The
+commands are ping, list, show, retry, hold, release and delete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from relay.mail.attempt import State
+from relay.mail.envelope import parse_queue_id
+from relay.queue.errors import QueueError
+from relay.queue.rows import Entry, QueuedRecipient
+from relay.queue.selection import Selection
+from relay.queue.store import Store
+
+_LONGEST_REQUEST = 1_000_000
+_REQUEST_SECONDS = 10.0
+_REPLY_SECONDS = 60.0
+_LARGEST_NUMBER = 2**63 - 1
+
+
+class NotRunningError(ConnectionError):
+    """No service answers at the control socket."""
+
+
+async def perform(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what a request says and return the reply."""
+    try:
+        match request.get("command"):
+            case "ping":
+                return {"ok": True}
+            case "list":
+                return await _list(store, request)
+            case "show":
+                return await _show(store, request)
+            case "retry" | "hold" | "release" | "delete" as command:
+                return await _act(store, command, request)
+            case unknown:
+                return {"ok": False, "error": f"unknown command: {unknown}"}
+    except QueueError as error:
+        return {"ok": False, "error": str(error)}
+
+
+async def _list(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
+    after = parse_queue_id(request.get("after", "0")) or 0
+    entries = await store.list_messages(after, request["limit"], _selection(request))
+    return {"ok": True, "messages": [_describe(entry) for entry in entries]}
+
+
+async def _show(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
+    entry = await _find(store, request["id"])
+    if entry is None:
+        return {"ok": False, "error": f"no message {request['id']} in the queue"}
+    header = b"" if entry.finished_at else await store.read_header(entry)
+    return {"ok": True, "message": {**_describe(entry), "header": header.decode("utf-8", "surrogateescape")}}
+
+
+async def _act(store: Store, command: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    entries = {text: await _find(store, text) for text in request.get("ids") or ()}
+    unknown = [text for text, entry in entries.items() if entry is None or entry.finished_at]
+    action = {"retry": store.retry, "hold": store.hold, "release": store.release, "delete": store.delete}
+    return {"ok": True, "changed": await action[command](_selection(request)), "unknown": unknown}
+
+
+async def _find(store: Store, queue_id: str) -> Entry | None:
+    number = parse_queue_id(queue_id)
+    return None if number is None or abs(number) > _LARGEST_NUMBER else await store.show(number)
+
+
+def _selection(request: Mapping[str, Any]) -> Selection:
+    ids = request.get("ids")
+    numbers = None if ids is None else frozenset(n for text in ids if (n := parse_queue_id(text)) is not None)
+    return Selection(numbers, sender=request.get("from"), recipient=request.get("to"))
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    message = entry.message
+    return {
+        "id": message.queue_id,
+        "sender": message.envelope.reverse_path,
+        "client": message.client,
+        "size": message.size,
+        "received_at": message.received_at,
+        "finished_at": entry.finished_at,
+        "is_report": message.is_report,
+        "recipients": [_describe_recipient(recipient) for recipient in entry.recipients],
+    }
+
+
+def _describe_recipient(queued: QueuedRecipient) -> dict[str, Any]:
+    is_waiting = queued.state in {State.QUEUED, State.DEFERRED}
+    return {
+        "address": queued.recipient.address,
+        "original": queued.recipient.original,
+        "state": queued.state.value,
+        "attempts": queued.attempts,
+        "next_attempt_at": queued.next_attempt_at if is_waiting else None,
+        "attempted_at": queued.attempted_at,
+        "host": queued.attempt.host if queued.attempt else "",
+        "reply": queued.attempt.explain() if queued.attempt else "",
+    }
+
+
+class ControlServer:
+    """Takes requests for the running service, at a socket beside the queue that only its user may open."""
+
+    def __init__(self, store: Store, on_change: Callable[[], None]) -> None:
+        """``on_change`` is called after each command that may have made something due."""
+        self._store = store
+        self._on_change = on_change
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen; raises OSError."""
+        path = _socket_path(self._store.path)
+        path.unlink(missing_ok=True)  # a crash left it: the queue is ours
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            os.fchmod(listener.fileno(), 0o600)
+            with _short_name(path) as name:
+                listener.bind(name)
+            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LONGEST_REQUEST)
+        except OSError:
+            listener.close()
+            raise
+
+    async def close(self) -> None:
+        """Listen no more, and break off what is under way."""
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+        _socket_path(self._store.path).unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                line = await reader.readline()
+            reply = await self._answer(line)
+            writer.write(json.dumps(reply).encode() + b"\n")
+            await writer.drain()
+        except (OSError, ValueError):
+            pass  # the client says nothing, too much, or is gone
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            reply = await perform(self._store, request)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return {"ok": False, "error": "not a request"}
+        if "changed" in reply:
+            self._on_change()
+        return reply
+
+
+def request(queue_path: Path, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Send a request to the service that runs on a queue and return its reply.
+
+    Raises NotRunningError where none does, and other OSErrors.
+    """
+    try:
+        with _short_name(_socket_path(queue_path)) as name, socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_REPLY_SECONDS)
+            connection.connect(name)
+            connection.sendall(json.dumps(message).encode() + b"\n")
+            with connection.makefile("rb") as replies:
+                line = replies.readline()
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise NotRunningError(f"no relay is running on the queue {queue_path}") from error
+    if not line:
+        raise ConnectionError(f"the relay on the queue {queue_path} gave no answer: is it stopping?")
+    reply: dict[str, Any] = json.loads(line)
+    return reply
+
+
+def _socket_path(queue_path: Path) -> Path:
+    return queue_path.with_name(f"{queue_path.name}.sock")
+
+
+@contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    """Yield a name of the path that fits into a socket address (108 bytes), wherever its folder is."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,54 @@
+"""What can go wrong with the queue, in words for its owner."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from relay.mail.reply import Reply
+
+
+class QueueError(Exception):
+    """The queue can't do what was asked now; the text says why, and what to do."""
+
+
+class NoRoom(QueueError):  # noqa: N818 - a condition to wait out, not a mistake
+    """There is no room on the disk; it ends by itself when there is."""
+
+
+def explain(error: sqlite3.Error, path: Path) -> QueueError:
+    """Return the QueueError that tells a failure of SQLite."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
+    match code:
+        case sqlite3.SQLITE_FULL:
+            return NoRoom(f"no room on the disk for the queue {path}: free some space there")
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+            return QueueError(
+                f"the queue {path} is damaged ({error}): stop the relay, move it and the files beside it "
+                f"that begin with its name away, and start again with an empty queue; "
+                f"'sqlite3 {path.name} .recover' may save mail from the file that was moved"
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return QueueError(
+                f"the queue {path} can't be written ({error}): see that this user may write the file and its "
+                f"folder, and that the disk is not mounted read-only"
+            )
+        case sqlite3.SQLITE_IOERR:
+            return QueueError(
+                f"the disk of the queue {path} failed ({error}): see the system's log, check the disk"
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return QueueError(f"the queue {path} is in use by another program ({error}): close that program")
+        case _:
+            return QueueError(f"the queue {path} failed: {error}")
+
+
+def refusal(error: Exception) -> Reply:
+    """Return what a client is told whose message could not be stored."""
+    if isinstance(error, NoRoom):
+        return Reply(
+            452, "4.3.1", "This server's disk is full, so the message was not taken: send it again later."
+        )
+    return Reply(
+        451, "4.3.0", "This server could not store the message, and its log says why: send it again later."
+    )

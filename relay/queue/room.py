@@ -1,0 +1,64 @@
+"""Room on the disk: the margin below which no message is taken in, the reserve that outcomes may use up."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+from relay.queue.errors import NoRoom
+
+_LARGEST_MARGIN = 8 * 2**20
+
+
+class Room:
+    """The file system under a queue. Used by one thread."""
+
+    def __init__(self, queue_path: Path) -> None:
+        self._queue_path = queue_path
+        self._reserve = queue_path.with_name(f"{queue_path.name}.reserve")
+        self._has_reserve = self._reserve.exists()
+        statistics = os.statvfs(queue_path.parent)
+        self.margin = min(_LARGEST_MARGIN, statistics.f_blocks * statistics.f_frsize // 16)
+        """Bytes that must be free; also the size of the reserve.
+
+        The write-ahead log is kept to half of it, so that the reserve has room for moving it into the file.
+        """
+        self._keep_reserve(self._free())
+
+    def check(self, db: sqlite3.Connection) -> None:
+        """Raise NoRoom where a message would not leave the margin free."""
+        free = self._free()
+        if free < self.margin and free + _free_inside(db) < self.margin:
+            raise NoRoom(f"no room on the disk for the queue {self._queue_path}: free some space there")
+        self._keep_reserve(free)
+
+    def give_up_reserve(self) -> bool:
+        """Delete the reserve; False where there is none left."""
+        if not self._has_reserve:
+            return False
+        self._reserve.unlink(missing_ok=True)
+        self._has_reserve = False
+        return True
+
+    def _free(self) -> int:
+        statistics = os.statvfs(self._queue_path.parent)
+        return statistics.f_bavail * statistics.f_frsize
+
+    def _keep_reserve(self, free: int) -> None:
+        if self._has_reserve or free < 2 * self.margin:
+            return
+        with suppress(OSError):  # tried again at the next message
+            descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, self.margin)
+            finally:
+                os.close(descriptor)
+            self._has_reserve = True
+
+
+def _free_inside(db: sqlite3.Connection) -> int:
+    (pages,) = db.execute("PRAGMA freelist_count").fetchone()
+    (page_size,) = db.execute("PRAGMA page_size").fetchone()
+    return int(pages * page_size)

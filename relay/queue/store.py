@@ -1,0 +1,257 @@
+"""The durable queue, as the rest of the program sees it (docs/queue.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from relay.mail.attempt import Claim, Failed, Outcome, State
+from relay.mail.dsn import Report
+from relay.mail.envelope import format_queue_id
+from relay.queue import claims, recording, rows, schema, selection
+from relay.queue.claims import Retry
+from relay.queue.errors import QueueError, explain
+from relay.queue.incoming import Incoming
+from relay.queue.recording import Unreported
+from relay.queue.room import Room
+from relay.queue.rows import Entry
+from relay.queue.selection import Selection
+from relay.queue.writer import Writer
+
+_PURGE_BATCH = 200
+
+
+class Store:
+    """One queue, open. Every method but new_number may raise QueueError."""
+
+    def __init__(
+        self, path: Path, writer: Writer, room: Room, lock: int, retry: Retry, last_number: int
+    ) -> None:
+        self.path = path
+        self._writer = writer
+        self._room = room
+        self._lock = lock
+        self._retry = retry
+        self._last_number = last_number
+
+    @classmethod
+    async def open(cls, path: Path, *, retry: Retry) -> Store:
+        """Open the queue for this process alone, making it where there is none; sweep what was half-received.
+
+        ``retry`` gives the epoch second of the next attempt: (attempt number, now, message number).
+        """
+        lock, db, room = await asyncio.to_thread(_open, path)
+        writer = Writer(db, path, room)
+        try:
+            last_number = await writer.run(_begin, is_outcome=True)
+        except QueueError:
+            await writer.close()
+            os.close(lock)
+            raise
+        return cls(path, writer, room, lock, retry, last_number)
+
+    async def close(self) -> None:
+        """Finish what was begun and leave the queue to others."""
+        await self._writer.close()
+        os.close(self._lock)
+
+    # Arrival
+
+    def new_number(self, now: float) -> int:
+        """Return a message number that was never given before; it tells the microsecond of arrival."""
+        self._last_number = max(int(now * 1e6), self._last_number + 1)
+        return self._last_number
+
+    def incoming(self, number: int) -> Incoming:
+        """Begin to take in a message."""
+        return Incoming(self._writer, self._room, number)
+
+    # Delivery
+
+    async def claim(
+        self,
+        now: float,
+        limit: int,
+        *,
+        caps: Mapping[str, int],
+        in_flight: Collection[int],
+        overdue_before: float,
+        late_before: float,
+    ) -> list[Claim]:
+        """Hand out at most ``limit`` messages that are due, earliest first, their retries booked.
+
+        ``caps`` limits the messages per next hop; 0 leaves out its recipients. Messages received before
+        ``overdue_before``, and those received before ``late_before`` that were not yet warned about, come
+        first and regardless of caps, when they are due. A claim has all recipients of its message that are
+        due.
+        """
+        live_caps, live_numbers = dict(caps), frozenset(in_flight)
+        return await self._writer.run(
+            lambda db: claims.claim(
+                db,
+                self._retry,
+                now,
+                limit,
+                caps=live_caps,
+                in_flight=live_numbers,
+                overdue_before=overdue_before,
+                late_before=late_before,
+            )
+        )
+
+    async def next_due_at(self, now: float, caps: Mapping[str, int]) -> float | None:
+        """Return when something is due whose next hop is not capped to 0: ``now`` at the earliest."""
+        live_caps = dict(caps)
+        due_at = await self._writer.run(lambda db: claims.next_due_at(db, live_caps))
+        return None if due_at is None else max(now, due_at)
+
+    async def read(self, number: int) -> AsyncIterator[bytes]:
+        """Yield the content of a message in chunks.
+
+        Raises QueueError where it is gone, also in the middle: what was yielded is then not the whole.
+        """
+        seq, is_last = 0, False
+        while not is_last:
+            data, is_last = await self._read_chunk(number, seq)
+            yield data
+            seq += 1
+
+    async def record(
+        self,
+        outcomes: Sequence[Outcome],
+        *,
+        reports: Sequence[Report] = (),
+        reported: Sequence[tuple[int, int]] = (),
+        warned: Sequence[int] = (),
+    ) -> Sequence[int]:
+        """Record outcomes and the reports that they cause, in one transaction; return what is finished by it.
+
+        ``reported`` has the failures (number, index) that need no report any more, ``warned`` the messages
+        whose lateness needs none. Reports are due at once. Outcomes of deleted recipients are ignored.
+        """
+        now = time.time()
+        return await self._writer.run(
+            lambda db: recording.record(db, now, outcomes, reports, reported, warned), is_outcome=True
+        )
+
+    async def failures(self, number: int) -> tuple[Failed, ...]:
+        """Return the failed recipients of a message whose report is still due."""
+        return await self._writer.run(lambda db: recording.select_failures(db, number))
+
+    async def unreported(self, in_flight: Collection[int]) -> list[Unreported]:
+        """Return all failures whose report is still due, but for those of messages in flight."""
+        excluded = frozenset(in_flight)
+        return await self._writer.run(lambda db: recording.select_unreported(db, excluded))
+
+    async def bring_forward(self, after: float, now: float) -> int:
+        """Make due now what is booked for later than ``after``: the clock was wrong when that was done."""
+        return await self._writer.run(lambda db: selection.bring_forward(db, after, now))
+
+    async def purge(self, before: float) -> int:
+        """Forget messages that were finished before a time; returns how many."""
+        total = 0
+        while deleted := await self._writer.run(lambda db: recording.purge(db, before, _PURGE_BATCH)):
+            total += deleted
+        return total
+
+    # The owner's commands
+
+    async def list_messages(self, after: int, limit: int, filters: Selection) -> list[Entry]:
+        """Return the next unfinished messages with numbers above ``after``."""
+        return await self._writer.run(lambda db: selection.select_entries(db, after, limit, filters))
+
+    async def show(self, number: int) -> Entry | None:
+        """Return a message of the queue or of its history."""
+        return await self._writer.run(lambda db: rows.select_entry(db, number))
+
+    async def read_header(self, entry: Entry) -> bytes:
+        """Return the header block of a message; as much of it as is in the first chunk."""
+        data, _ = await self._read_chunk(entry.message.number, 0)
+        return data[: entry.message.header_size]
+
+    async def counts(self) -> dict[State, int]:
+        """Return how many recipients of unfinished messages are in each state."""
+        return await self._writer.run(selection.count)
+
+    async def hold(self, chosen: Selection) -> int:
+        """Attempt no more until released; returns how many messages are concerned, as do the next three."""
+        return await self._writer.run(lambda db: selection.hold(db, chosen), is_outcome=True)
+
+    async def release(self, chosen: Selection) -> int:
+        """Make held recipients due now."""
+        now = time.time()
+        return await self._writer.run(lambda db: selection.release(db, chosen, now), is_outcome=True)
+
+    async def retry(self, chosen: Selection) -> int:
+        """Make waiting recipients due now."""
+        now = time.time()
+        return await self._writer.run(lambda db: selection.retry(db, chosen, now), is_outcome=True)
+
+    async def delete(self, chosen: Selection) -> int:
+        """Forget recipients that are not final, and their messages where nobody else is left."""
+        now = time.time()
+        return await self._writer.run(lambda db: selection.delete(db, chosen, now), is_outcome=True)
+
+    async def _read_chunk(self, number: int, seq: int) -> tuple[bytes, bool]:
+        chunk = await self._writer.run(lambda db: rows.select_chunk(db, number, seq))
+        if chunk is None:
+            raise QueueError(f"the content of message {format_queue_id(number)} is no longer in the queue")
+        return chunk
+
+
+def _open(path: Path) -> tuple[int, sqlite3.Connection, Room]:
+    """Lock and open the files of a queue."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+        try:
+            room = Room(path)
+            return lock, _connect(path, room), room
+        except BaseException:
+            os.close(lock)
+            raise
+    except OSError as error:
+        raise QueueError(
+            f"the queue {path} can't be opened ({error.strerror}): see that this user may write its folder"
+        ) from error
+
+
+def _lock(path: Path) -> int:
+    """Keep other processes away for as long as the returned descriptor is open."""
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise QueueError(f"the queue {path} is already in use by process {holder}") from None
+    with suppress(OSError):  # a full disk: the number is just for the sentence above
+        os.pwrite(lock, f"{os.getpid():<10}\n".encode(), 0)
+    return lock
+
+
+def _connect(path: Path, room: Room) -> sqlite3.Connection:
+    """Open the database; its directory entry is on disk when this returns."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        db = schema.connect(path, log_size=room.margin // 2)
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+    db.create_function("matches", 2, selection.matches, deterministic=True)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    os.fsync(directory)
+    os.close(directory)
+    return db
+
+
+def _begin(db: sqlite3.Connection) -> int:
+    """Sweep what was half-received, and return the highest message number ever given."""
+    db.execute("DELETE FROM content WHERE message NOT IN (SELECT number FROM message)")
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'message'").fetchone()
+    return row[0] if row else 0

@@ -1,0 +1,282 @@
+"""What becomes of mail that a session brings: envelope judged, header edited, content queued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from relay import events
+from relay.mail.address import complete, fold, quote_address
+from relay.mail.arrival import ArrivalRules, arrange_headers
+from relay.mail.attempt import Claim
+from relay.mail.envelope import Client, Envelope, Message, Recipient, format_queue_id
+from relay.mail.header_checks import HeaderCheck, Inspection, act_on_parts
+from relay.mail.headers import HeaderReader, HeaderTooLongError, header_name, header_value
+from relay.mail.mime import PartScanner
+from relay.mail.reply import Reply
+from relay.mail.route import Refuse, Route
+from relay.mail.trace import has_too_many_hops, received_header
+
+HEADER_LIMIT = 1024 * 1024
+"""Bytes of a header block; mail with a longer one is refused."""
+
+_TOO_MANY_HOPS = Reply(
+    554,
+    "5.4.0",
+    "The message has passed so many servers that it must be going in circles: it was not sent on.",
+)
+_HEADER_TOO_LONG = Reply(
+    552, "5.3.4", "The message has too long a header: send it to fewer people at once, or as a new message."
+)
+
+
+class Incoming(Protocol):
+    """A message on its way into the queue."""
+
+    small_content: bytes | None
+
+    async def write(self, chunk: bytes) -> None: ...
+
+    async def commit(self, message: Message, *, retry_at: float | None, is_held: bool = False) -> None: ...
+
+    async def abandon(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """What intake needs of the rest of the relay."""
+
+    new_number: Callable[[float], int]
+    incoming: Callable[[int], Incoming]
+    judge_access: Callable[[Client, Recipient], Reply | None]
+    """Why the client may not send to the recipient, None where it may."""
+    expand: Callable[[str, str], str]
+    """Where mail goes instead: (address after rewriting, address as given)."""
+    route: Callable[[str], Route]
+    """The way to an address, a refusal where there is none."""
+    has_room: Callable[[Iterable[Recipient]], bool]
+    """Whether delivery takes one more message from memory."""
+    submit: Callable[[Claim], None]
+    """Hands a message to delivery, already claimed."""
+    wake: Callable[[], None]
+    """Tells delivery that the queue has something that is due."""
+    retry_at: Callable[[int, float], float]
+    """When a message that is claimed now is due again: (number, now)."""
+    explain_failure: Callable[[Exception], Reply]
+    """The reply to a client whose message could not be stored."""
+    now: Callable[[], float]
+
+
+class Intake:
+    """Judges what sessions bring, and takes it into the queue."""
+
+    def __init__(self, rules: ArrivalRules, checks: Sequence[HeaderCheck], outlets: Outlets) -> None:
+        """``checks`` are those that act on arrival."""
+        self.rules = rules
+        self.checks = tuple(checks)
+        self.outlets = outlets
+
+    async def judge_sender(self, client: Client, reverse_path: str) -> Reply | None:  # noqa: ARG002 - see upload.Intake
+        """Return why mail from a reverse-path is refused: whoever may relay may write any sender."""
+        return None
+
+    async def judge_recipient(self, client: Client, reverse_path: str, recipient: Recipient) -> Reply | None:  # noqa: ARG002 - as above
+        """Return why a recipient is refused, None where it is accepted.
+
+        Whether the client may relay is asked first: others are not told which addresses there are.
+        """
+        refusal = self.outlets.judge_access(client, recipient)
+        if refusal:
+            return refusal
+        via = self.outlets.route(self.rewrite(recipient).address).via
+        if not isinstance(via, Refuse):
+            return None
+        return replace(via.reply, text=f"<{quote_address(recipient.address)}>: {via.reply.text}")
+
+    def begin(self, client: Client, envelope: Envelope) -> Arrival:
+        """Take in the content of a message."""
+        return Arrival(self, client, envelope)
+
+    def rewrite(self, recipient: Recipient) -> Recipient:
+        """Return a recipient as it is queued, with the address that was given as ``original``."""
+        given = recipient.address
+        address = self.outlets.expand(self.rules.rewrite_recipient(given), given)
+        return recipient if address == given else replace(recipient, address=address, original=given)
+
+
+class Arrival:
+    """One message that arrives: its content streams to the queue behind its edited header block."""
+
+    def __init__(self, intake: Intake, client: Client, envelope: Envelope) -> None:
+        self._intake = intake
+        self._outlets = intake.outlets
+        self._client = client
+        self._given = envelope
+        self._reverse_path = intake.rules.rewrite_sender(envelope.reverse_path)
+        self._received_at = self._outlets.now()
+        self._number = self._outlets.new_number(self._received_at)
+        self._queue_id = format_queue_id(self._number)
+        self._incoming = self._outlets.incoming(self._number)
+        self._reader: HeaderReader | None = HeaderReader(HEADER_LIMIT)
+        """None once the header block is whole."""
+        self._inspection = Inspection(intake.checks)
+        self._scanner: PartScanner | None = None
+        self._reply: Reply | None = None
+        """The reply where it is settled; of the content nothing is kept then."""
+        self._is_stored = False
+        self._header_size = 0
+        self._size = 0
+        self._body_is_8bit = False
+        self._message_id = ""
+
+    async def write(self, chunk: bytes) -> None:
+        """Take some content, with CRLF line ends."""
+        if self._reply is not None:
+            return
+        try:
+            if self._reader is None:
+                await self._take_body(chunk)
+            elif self._reader.feed(chunk):
+                await self._take_header(self._reader)
+        except HeaderTooLongError:
+            await self._settle(_HEADER_TOO_LONG)
+        except Exception as error:
+            await self._settle(self._outlets.explain_failure(error))
+
+    async def finish(self) -> Reply:
+        """Return the reply to the end of the content; a positive one says that the message is on disk."""
+        try:
+            if self._reply is None and self._reader is not None:
+                await self._take_header(self._reader)
+            if self._reply is None and self._scanner is not None:
+                await self._inspect_parts(self._scanner.finish())
+            for note in self._inspection.notes:
+                events.checked(self._queue_id, self._client, self._given, note)
+            if self._reply is None:
+                await self._commit()
+        except Exception as error:
+            await self._settle(self._outlets.explain_failure(error))
+        return self._reply or self._thanks()
+
+    async def abort(self) -> None:
+        """Forget the message, unless it is stored already."""
+        if not self._is_stored:
+            await self._incoming.abandon()
+
+    async def _settle(self, reply: Reply) -> None:
+        """Keep nothing, and reply this; of a message that is stored already the client must hear so."""
+        if not self._is_stored:
+            self._reply = reply
+            await self._incoming.abandon()
+
+    def _thanks(self) -> Reply:
+        return Reply(250, "2.0.0", f"Ok: queued as {self._queue_id}")
+
+    async def _take_header(self, reader: HeaderReader) -> None:
+        """Edit the header block, which is whole now, and begin the queued content with it."""
+        self._reader = None
+        headers, rest = reader.finish()
+        if has_too_many_hops(headers):
+            await self._settle(_TOO_MANY_HOPS)
+            return
+        checks = self._intake.checks
+        kept = arrange_headers(
+            self._intake.rules,
+            self._received_header(),
+            headers,
+            reverse_path=self._reverse_path,
+            queue_id=self._queue_id,
+            now=self._received_at,
+            inspect=self._inspection.inspect if checks else None,
+        )
+        await self._obey_checks()
+        self._message_id = next((header_value(h) for h in kept if header_name(h) == "message-id"), "")
+        if act_on_parts(checks):
+            self._scanner = PartScanner(headers)
+        block = b"".join(kept)
+        self._header_size = len(block)
+        await self._store(block)
+        await self._take_body(rest)
+
+    def _received_header(self) -> bytes:
+        recipients = self._given.recipients
+        return received_header(
+            self._client,
+            self._intake.rules.hostname,
+            self._queue_id,
+            self._received_at,
+            recipients[0].address if len(recipients) == 1 else None,
+        )
+
+    async def _take_body(self, chunk: bytes) -> None:
+        if self._scanner is not None:
+            await self._inspect_parts(self._scanner.feed(chunk))
+        self._body_is_8bit = self._body_is_8bit or not chunk.isascii()
+        await self._store(chunk)
+
+    async def _store(self, chunk: bytes) -> None:
+        if self._reply is None:
+            self._size += len(chunk)
+            await self._incoming.write(chunk)
+
+    async def _inspect_parts(self, headers: Iterable[bytes]) -> None:
+        for header in headers:
+            self._inspection.inspect_part(header)
+        await self._obey_checks()
+
+    async def _obey_checks(self) -> None:
+        """Keep nothing more of a message that is rejected or discarded."""
+        if self._inspection.refusal is not None:
+            await self._settle(self._inspection.refusal)
+        elif self._inspection.is_discarded:
+            await self._settle(self._thanks())
+
+    async def _commit(self) -> None:
+        outlets = self._outlets
+        message = Message(
+            self._number,
+            self._make_envelope(),
+            size=self._size,
+            header_size=self._header_size,
+            body_is_8bit=self._body_is_8bit,
+            received_at=self._received_at,
+            client=str(self._client),
+        )
+        is_held = self._inspection.is_held
+        is_claimed = not is_held and outlets.has_room(message.envelope.recipients)
+        retry_at = outlets.retry_at(self._number, self._received_at) if is_claimed else None
+        await self._incoming.commit(message, retry_at=retry_at, is_held=is_held)
+        self._is_stored = True
+        events.accepted(message, self._client, self._message_id)
+        if is_claimed:
+            outlets.submit(Claim(message, content=self._incoming.small_content))
+        elif not is_held:
+            outlets.wake()
+
+    def _make_envelope(self) -> Envelope:
+        """Return the envelope that is queued, each recipient once."""
+        unique: dict[str, Recipient] = {}
+        for recipient in self._find_recipients():
+            unique.setdefault(fold(recipient.address), recipient)
+        return replace(
+            self._given,
+            reverse_path=self._reverse_path,
+            given_reverse_path=complete(self._given.reverse_path, self._intake.rules.home.domain),
+            recipients=tuple(
+                replace(recipient, index=index) for index, recipient in enumerate(unique.values())
+            ),
+        )
+
+    def _find_recipients(self) -> list[Recipient]:
+        """Return the recipients after rewriting and the header checks (header_checks(5): BCC, REDIRECT)."""
+        recipients = [self._intake.rewrite(recipient) for recipient in self._given.recipients]
+        redirect_to = self._inspection.redirect_to
+        if redirect_to is not None:
+            first = self._given.recipients[0]
+            address = self._outlets.expand(complete(redirect_to, self._intake.rules.home.domain), "")
+            return [replace(first, address=address, original=first.address)]
+        copies = [
+            self._intake.rewrite(Recipient(address, notify="NEVER")) for address in self._inspection.bcc
+        ]
+        return recipients + [replace(copy, original="") for copy in copies]

@@ -1,0 +1,402 @@
+"""One SMTP session: the dialogue with a client (RFC 5321), as lenient as Postfix where that is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeVar
+
+from relay import events
+from relay.mail import commands
+from relay.mail.commands import Chunk, Mail
+from relay.mail.envelope import UNKNOWN, Client, Envelope, Recipient
+from relay.mail.reply import Reply
+from relay.reception import replies
+from relay.reception.access import ClientLimits, plain_address
+from relay.reception.connection import LONGEST_LINE, READ_SIZE, ClientGoneError, Connection
+from relay.reception.content import ChunkReader, DotReader
+from relay.reception.reverse import ReverseNames
+from relay.reception.upload import Intake, Upload
+
+LONGEST_NAME = 255
+"""Characters of a HELO name that are kept: no domain is longer."""
+MOST_ERRORS = 20
+"""Errors after which a session ends (postconf(5), smtpd_hard_error_limit)."""
+MOST_IDLE_COMMANDS = 100
+"""Commands that get no message sent, after which each counts as an error (smtpd_junk_command_limit)."""
+
+_IDLE_COMMANDS = frozenset({"NOOP", "RSET", "VRFY", "ETRN", "HELO", "EHLO"})
+_GROUPED_COMMANDS = frozenset({"MAIL", "RCPT", "RSET", "BDAT"})
+"""Their replies may wait for those to the next commands that have arrived already (RFC 2920 section 3.2)."""
+_FIXED_ANSWERS = {
+    "NOOP": replies.OK,
+    "QUIT": replies.GOODBYE,
+    "STARTTLS": replies.NO_TLS,
+    "AUTH": replies.NO_LOGIN,
+}
+_KEYWORDS = ("ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING")
+_CLOSING_CODES = frozenset({221, 421, 521})
+_ODD_IN_NAME = re.compile(r"[\x00-\x20\x7f<>()\\\";@]")
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What sessions are told of the configuration."""
+
+    hostname: str
+    message_size: int = 50_000_000
+    """Bytes of content, at most."""
+    recipients: int = 1000
+    """Recipients of one message, at most."""
+    idle_seconds: float = 300.0
+    """How long a client may be silent (RFC 5321 section 4.5.3.2.7)."""
+
+
+@dataclass(slots=True)
+class Roster:
+    """The sessions that are open, and the work that may outlive them."""
+
+    sessions: set[Session] = field(default_factory=set)
+    unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Messages that are being stored or dropped."""
+    is_closing: bool = False
+    """Whether nobody is served any more."""
+
+
+class Session(Connection):
+    """The session with one client."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        settings: SessionSettings,
+        limits: ClientLimits,
+        names: ReverseNames,
+        roster: Roster,
+    ) -> None:
+        super().__init__(settings.hostname, settings.idle_seconds)
+        self._intake = intake
+        self._settings = settings
+        self._limits = limits
+        self._names = names
+        self._roster = roster
+        self._client = Client("")
+        self._is_stopping = False
+        self._verb = "CONNECT"
+        self._count = 0
+        self._errors = 0
+        self._idle_commands = 0
+        self._mail: Mail | None = None
+        self._sender = ""
+        self._recipient = ""
+        self._recipients: list[Recipient] = []
+        self._upload: Upload | None = None
+        self._chunks = ChunkReader()
+        self._is_chunk_refused = False
+
+    async def wait_ended(self) -> None:
+        """Return when nothing is done for the client any more."""
+        assert self._handler_coroutine
+        await asyncio.wait([self._handler_coroutine])
+
+    def configure(self, intake: Intake, settings: SessionSettings) -> None:
+        """Follow a changed configuration from the next command on."""
+        self._intake = intake
+        self._settings = settings
+
+    def stop(self) -> None:
+        """Send the client away: at once while it is idle, else when its message is through."""
+        self._is_stopping = True
+        if self._is_waiting and self._upload is None:
+            self._hang_up(replies.SHUTTING_DOWN)
+
+    async def _handle_client(self) -> None:
+        peer = self._writer.get_extra_info("peername")
+        if not peer:
+            self.abort()  # the client left before it was greeted
+            return
+        address = plain_address(peer[0])
+        self._client = Client(address)
+        refusal = replies.SHUTTING_DOWN if self._roster.is_closing else self._limits.admit(address)
+        if refusal:
+            events.refused(self._client, "CONNECT", refusal)
+            self._hang_up(refusal)
+            return
+        self._roster.sessions.add(self)
+        self._name = self._names.begin(address)
+        self._recognise()
+        events.connected(self._client)
+        try:
+            await self._converse()
+            events.disconnected(self._client, self._count)
+        except ClientGoneError:
+            events.lost(self._client, self._verb)
+        except asyncio.CancelledError:
+            events.lost(self._client, self._verb)
+            raise
+        except Exception as error:
+            events.session_failed(self._client, error)
+            self._hang_up(replies.FAILED)
+        finally:
+            self._limits.leave(address)
+            self._roster.sessions.discard(self)
+            self._writer.close()
+            if self._upload:
+                await self._see_through(self._upload.drop(replies.FAILED))
+
+    async def _converse(self) -> None:
+        reply = Reply(220, "", f"{self._settings.hostname} ESMTP relay")
+        self._say(reply)
+        while reply.code not in _CLOSING_CODES:
+            reply = await self._answer(await self._read_line())
+            self._say(reply)
+            self._keep_account(reply)
+            farewell = self._find_farewell()
+            if farewell and reply.code not in _CLOSING_CODES:
+                reply = farewell
+                self._say(reply)
+            if self._verb not in _GROUPED_COMMANDS:
+                await self._flush()
+        await self._flush()
+
+    async def _answer(self, line: bytes) -> Reply:
+        self._count += 1
+        self._recognise()
+        self._verb = "UNKNOWN"
+        self._sender = self._mail.reverse_path if self._mail else ""
+        self._recipient = ""
+        if len(line) > LONGEST_LINE:
+            return replies.LINE_TOO_LONG
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return replies.NOT_UTF8
+        verb, argument = commands.split_command(line)
+        if not verb:
+            return replies.EMPTY_LINE
+        answer = self._ANSWERS.get(verb)
+        if answer is None and verb not in _FIXED_ANSWERS:
+            return replies.FOREIGN if commands.is_foreign(verb) else replies.UNKNOWN_COMMAND
+        self._verb = verb
+        if answer is None:
+            return _FIXED_ANSWERS[verb]
+        try:
+            return await answer(self, argument)
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            events.session_failed(self._client, error)
+            return replies.FAILED
+
+    def _recognise(self) -> None:
+        """Call the client by its name from now on, if that has been found."""
+        if self._client.name == UNKNOWN and self._name.done():
+            self._client = replace(self._client, name=self._name.result())
+
+    def _keep_account(self, reply: Reply) -> None:
+        """Count what must not go on for ever, and log what was refused."""
+        if self._verb in _IDLE_COMMANDS:
+            self._idle_commands += 1
+            self._errors += self._idle_commands > MOST_IDLE_COMMANDS
+        if reply.code >= 400 or reply is replies.FOREIGN:
+            self._errors += reply is not replies.TOO_MANY_RECIPIENTS
+            events.refused(self._client, self._verb, reply, self._sender, self._recipient)
+
+    def _find_farewell(self) -> Reply | None:
+        """Return why the session ends after this command, None where it goes on."""
+        if self._errors >= MOST_ERRORS:
+            return replies.TOO_MANY_ERRORS
+        return replies.SHUTTING_DOWN if self._is_stopping and self._upload is None else None
+
+    async def _answer_helo(self, argument: bytes) -> Reply:
+        if not await self._greet(argument):
+            return replies.NO_HOST_NAME
+        return Reply(250, "", self._settings.hostname)
+
+    async def _answer_ehlo(self, argument: bytes) -> Reply:
+        if not await self._greet(argument):
+            return replies.NO_HOST_NAME
+        self._client = replace(self._client, protocol="ESMTP")
+        keywords = ("PIPELINING", f"SIZE {self._settings.message_size}", *_KEYWORDS)
+        return Reply(250, "", "\n".join((self._settings.hostname, *keywords)))
+
+    async def _greet(self, argument: bytes) -> bool:
+        name = argument.decode().split(maxsplit=1)[:1]
+        if name:
+            await self._reset()
+            self._client = replace(self._client, helo=_ODD_IN_NAME.sub("?", name[0])[:LONGEST_NAME])
+        return bool(name)
+
+    async def _answer_mail(self, argument: bytes) -> Reply:
+        if self._mail:
+            return replies.NESTED_MAIL
+        if self._is_chunk_refused:
+            return replies.MAIL_AFTER_CHUNK
+        mail = commands.parse_mail(argument)
+        if isinstance(mail, Reply):
+            return mail
+        self._sender = mail.reverse_path
+        if mail.size > self._settings.message_size:
+            return replies.too_big(self._settings.message_size)
+        refusal = self._limits.refuse_message(self._client.address, self.loop.time())
+        refusal = refusal or await self._intake.judge_sender(self._client, mail.reverse_path)
+        if refusal:
+            return refusal
+        self._mail = mail
+        return replies.SENDER_OK
+
+    async def _answer_rcpt(self, argument: bytes) -> Reply:
+        if self._mail is None:
+            return replies.NO_SENDER
+        if self._upload or self._is_chunk_refused:
+            return replies.RECIPIENT_AFTER_CHUNK
+        recipient = commands.parse_rcpt(argument, is_smtputf8=self._mail.is_smtputf8)
+        if isinstance(recipient, Reply):
+            return recipient
+        self._recipient = recipient.address
+        if len(self._recipients) >= self._settings.recipients:
+            return replies.TOO_MANY_RECIPIENTS
+        refusal = await self._intake.judge_recipient(self._client, self._mail.reverse_path, recipient)
+        if refusal:
+            return refusal
+        self._recipients.append(recipient)
+        return replies.RECIPIENT_OK
+
+    async def _answer_data(self, argument: bytes) -> Reply:
+        if self._upload or self._is_chunk_refused:
+            return replies.DATA_AFTER_CHUNK
+        if self._mail is None:
+            return replies.NO_RECIPIENT
+        if not self._recipients:
+            return replies.NO_VALID_RECIPIENT
+        if argument:
+            return replies.NO_ARGUMENT
+        upload = self._upload = await self._begin(self._mail)
+        self._say(replies.START_CONTENT)
+        reader = DotReader()
+        while not reader.is_complete:
+            await upload.write(reader.feed(await self._read_content()))
+        self._input[:0] = reader.rest
+        return await self._finish(upload)
+
+    async def _answer_bdat(self, argument: bytes) -> Reply:
+        chunk = commands.parse_bdat(argument)
+        if isinstance(chunk, Reply):
+            return chunk
+        refusal = await self._open_chunk(chunk)
+        missing = chunk.size
+        while missing:
+            data = await self._read_content(min(missing, READ_SIZE))
+            missing -= len(data)
+            if self._upload and not refusal:
+                await self._upload.write(self._chunks.feed(data))
+        if self._upload and not refusal:
+            if chunk.is_last:
+                await self._upload.write(self._chunks.finish())
+                return await self._finish(self._upload)
+            refusal = self._upload.refusal
+        if chunk.is_last:
+            await self._reset()
+        elif refusal:
+            await self._drop_upload(refusal)
+            self._is_chunk_refused = True
+        return refusal or Reply(250, "2.0.0", f"Ok: {chunk.size} bytes")
+
+    async def _open_chunk(self, chunk: Chunk) -> Reply | None:
+        """Return the refusal of a chunk, None where there is an upload that it can go to."""
+        if self._is_chunk_refused:
+            return replies.CHUNK_DROPPED
+        if not chunk.size and not chunk.is_last:
+            return replies.NULL_CHUNK
+        if self._mail is None:
+            return replies.NO_RECIPIENT
+        if not self._recipients:
+            return replies.NO_VALID_RECIPIENT
+        if self._upload is None:
+            try:
+                self._upload = await self._begin(self._mail)
+            except Exception as error:
+                events.session_failed(self._client, error)
+                return replies.FAILED
+        if self._upload.size + chunk.size > self._settings.message_size:
+            return replies.too_big(self._settings.message_size)
+        return None
+
+    async def _begin(self, mail: Mail) -> Upload:
+        await asyncio.shield(self._name)
+        self._recognise()
+        client = replace(self._client, protocol="UTF8SMTP") if mail.is_smtputf8 else self._client
+        envelope = Envelope(
+            mail.reverse_path,
+            tuple(self._recipients),
+            given_reverse_path=mail.reverse_path,
+            ret=mail.ret,
+            envid=mail.envid,
+            is_8bitmime=mail.is_8bitmime,
+            is_smtputf8=mail.is_smtputf8,
+        )
+        self._limits.count_message(client.address, self.loop.time())
+        return Upload(self._intake.begin(client, envelope), client, self._settings.message_size)
+
+    async def _finish(self, upload: Upload) -> Reply:
+        """Return the reply to a message. It is stored even where the client does not wait (RFC 1047)."""
+        self._verb = "END-OF-MESSAGE"
+        self._upload = None
+        reply = await self._see_through(upload.finish())
+        if reply.is_positive:
+            self._errors = self._idle_commands = 0
+        await self._reset()
+        return reply
+
+    async def _see_through(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what must not be cut short when the client vanishes, which cancels the session."""
+        task = self.loop.create_task(work)
+        self._roster.unfinished.add(task)
+        task.add_done_callback(self._roster.unfinished.discard)
+        return await asyncio.shield(task)
+
+    async def _answer_rset(self, argument: bytes) -> Reply:
+        if argument:
+            return replies.NO_ARGUMENT
+        await self._reset()
+        return replies.OK
+
+    async def _answer_vrfy(self, argument: bytes) -> Reply:
+        recipient = commands.parse_vrfy(argument)
+        if isinstance(recipient, Reply):
+            return recipient
+        self._recipient = recipient.address
+        return await self._intake.judge_recipient(self._client, "", recipient) or replies.NOT_VERIFIED
+
+    async def _answer_etrn(self, argument: bytes) -> Reply:
+        return commands.answer_etrn(argument)
+
+    async def _reset(self) -> None:
+        """Forget the transaction."""
+        await self._drop_upload(replies.CHUNK_DROPPED)
+        self._mail = None
+        self._recipients = []
+        self._chunks = ChunkReader()
+        self._is_chunk_refused = False
+
+    async def _drop_upload(self, refusal: Reply) -> None:
+        if self._upload:
+            await self._upload.drop(refusal)
+            self._upload = None
+
+    _ANSWERS: ClassVar[dict[str, Callable[[Session, bytes], Awaitable[Reply]]]] = {
+        "HELO": _answer_helo,
+        "EHLO": _answer_ehlo,
+        "MAIL": _answer_mail,
+        "RCPT": _answer_rcpt,
+        "DATA": _answer_data,
+        "BDAT": _answer_bdat,
+        "RSET": _answer_rset,
+        "VRFY": _answer_vrfy,
+        "ETRN": _answer_etrn,
+    }

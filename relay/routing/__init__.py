@@ -1,0 +1,1 @@
+"""Where a recipient goes: transport table, relayhost, MX and address look-ups."""

@@ -1,0 +1,55 @@
+"""The routing decision: transport table, relayhost, else the recipient's own domain (transport(5))."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from relay.mail.address import fold, join_address, split_address
+from relay.mail.rewrite import Home
+from relay.mail.route import ByMx, NextHop, Route, TransportEntry
+
+ANY = "*"
+"""The table key that matches every address."""
+
+
+def route(
+    recipient: str, transport: Mapping[str, TransportEntry], relayhost: NextHop | None, home: Home
+) -> Route:
+    """Return the way to a recipient: its table entry, else the relayhost, else its domain by MX."""
+    entry = entry_for(recipient, transport, home)
+    if entry is None:
+        return Route(relayhost or _next_hop_of(recipient))
+    if isinstance(entry.via, ByMx):
+        return Route(_next_hop_of(recipient), entry.internal)
+    return Route(entry.via, entry.internal)
+
+
+def entry_for(address: str, transport: Mapping[str, TransportEntry], home: Home) -> TransportEntry | None:
+    """Return the table entry of an address, or None where no key matches it; keys are folded."""
+    if not transport:
+        return None
+    return next((transport[key] for key in _keys(address, home) if key in transport), None)
+
+
+def _keys(address: str, home: Home) -> Iterator[str]:
+    """Yield what an address is looked up as, most specific first."""
+    whole = fold(address)
+    yield whole
+    local, domain = split_address(whole)
+    user, extension = home.divide_local(local)
+    if extension:
+        yield join_address(user, domain)
+    yield domain
+    dot = domain.find(".")
+    while dot >= 0:
+        yield domain[dot:]
+        dot = domain.find(".", dot + 1)
+    yield ANY
+
+
+def _next_hop_of(recipient: str) -> NextHop:
+    """Return the recipient's domain as a next hop; an address literal (RFC 5321 section 4.1.3) has no MX."""
+    domain = split_address(recipient)[1].lower()
+    if domain.startswith("[") and domain.endswith("]"):
+        return NextHop(domain[1:-1].removeprefix("ipv6:"))
+    return NextHop(domain, use_mx=True)

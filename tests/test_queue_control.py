@@ -1,0 +1,228 @@
+"""The control socket of a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.mail.attempt import State
+from relay.mail.envelope import Recipient
+from relay.queue import control
+from relay.queue.control import ControlServer, NotRunningError, perform, request
+from relay.queue.store import Store
+from tests.support.queue import CONTENT, ISP, NOW, accept, deferred, opened, outcome, states
+
+
+class Service:
+    """A store with its control server, and what came through it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.path = store.path
+        self.changes = 0
+        self.server = ControlServer(store, self._count)
+
+    def _count(self) -> None:
+        self.changes += 1
+
+    async def ask(self, **message: Any) -> dict[str, Any]:
+        return await asyncio.to_thread(request, self.path, message)
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with opened(tmp_path / "queue.db") as store:
+        service = Service(store)
+        await service.server.start()
+        yield service
+        await service.server.close()
+
+
+async def send(service: Service, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(f"{service.path}.sock")
+    writer.write(data)
+    writer.write_eof()
+    reply = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return reply
+
+
+async def test_a_ping_is_answered(service: Service) -> None:
+    assert await service.ask(command="ping") == {"ok": True}
+    assert service.changes == 0
+
+
+async def test_the_socket_is_for_its_owner_alone_and_goes_with_the_service(service: Service) -> None:
+    socket_path = Path(f"{service.path}.sock")
+    assert socket_path.stat().st_mode & 0o777 == 0o600
+    await service.server.close()
+    assert not socket_path.exists()
+    with pytest.raises(NotRunningError, match=f"no relay is running on the queue {service.path}"):
+        await service.ask(command="ping")
+    await service.server.start()
+
+
+async def test_a_socket_that_a_crash_left_is_replaced(service: Service) -> None:
+    await service.server.close()
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(f"{service.path}.sock")
+    left.close()
+    with pytest.raises(NotRunningError):
+        await service.ask(command="ping")
+    await service.server.start()
+    assert await service.ask(command="ping") == {"ok": True}
+
+
+async def test_a_folder_with_a_long_name_does(tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 40) / "queue.db"
+    async with opened(path) as store:
+        service = Service(store)
+        await service.server.start()
+        assert await service.ask(command="ping") == {"ok": True}
+        await service.server.close()
+
+
+async def test_a_socket_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    async with opened(tmp_path / ("q" * 95)) as store:
+        with pytest.raises(OSError, match="path too long"):
+            await ControlServer(store, lambda: None).start()
+
+
+async def test_messages_are_listed_with_what_became_of_them(service: Service) -> None:
+    message = await accept(service.store, [Recipient("a\udcff@aol.com", original="a@gw1")], client="pc[::1]")
+    await service.store.record([deferred(message, ISP, NOW + 900)])
+    assert await service.ask(command="list", limit=10) == {
+        "ok": True,
+        "messages": [
+            {
+                "id": message.queue_id,
+                "sender": "chris@free.fr",
+                "client": "pc[::1]",
+                "size": len(CONTENT),
+                "received_at": NOW,
+                "finished_at": None,
+                "is_report": False,
+                "recipients": [
+                    {
+                        "address": "a\udcff@aol.com",
+                        "original": "a@gw1",
+                        "state": "deferred",
+                        "attempts": 0,
+                        "next_attempt_at": NOW + 900,
+                        "attempted_at": pytest.approx(0, abs=1e12),
+                        "host": "mx[1.2.3.4]:25",
+                        "reply": "host mx[1.2.3.4] said: 451 4.3.0 try later (in reply to DATA command)",
+                    }
+                ],
+            }
+        ],
+    }
+    assert (await service.ask(command="list", limit=10, after=message.queue_id))["messages"] == []
+    assert (await service.ask(command="list", limit=10, to="@free.fr"))["messages"] == []
+    assert (
+        len((await service.ask(command="list", limit=10, ids=[message.queue_id, "no id"]))["messages"]) == 1
+    )
+
+
+async def test_a_message_is_shown_with_its_header_while_there_is_one(service: Service) -> None:
+    message = await accept(service.store)
+    shown = (await service.ask(command="show", id=message.queue_id.lower()))["message"]
+    assert shown["header"] == "Subject: hello\r\n"
+    assert shown["recipients"][0]["reply"] == ""
+    await service.store.record([outcome(message, State.DELIVERED)])
+    shown = (await service.ask(command="show", id=message.queue_id))["message"]
+    assert (shown["header"], shown["recipients"][0]["next_attempt_at"]) == ("", None)
+    assert shown["finished_at"] is not None
+
+
+@pytest.mark.parametrize("queue_id", ["ABC", "no id", "F" * 40, "-" + "F" * 40])
+async def test_an_unknown_message_is_told(service: Service, queue_id: str) -> None:
+    assert await service.ask(command="show", id=queue_id) == {
+        "ok": False,
+        "error": f"no message {queue_id} in the queue",
+    }
+
+
+async def test_actions_tell_what_they_changed_and_wake_the_service(service: Service) -> None:
+    first, second = await accept(service.store), await accept(service.store)
+    done = await accept(service.store)
+    await service.store.record([outcome(done, State.DELIVERED)])
+    ids = [first.queue_id, "ABC", done.queue_id]
+    assert await service.ask(command="hold", ids=ids) == {"ok": True, "changed": 1, "unknown": ids[1:]}
+    assert await service.ask(command="release") == {"ok": True, "changed": 1, "unknown": []}
+    assert (await service.ask(command="retry", to="@example.net"))["changed"] == 2
+    assert (await service.ask(command="delete", ids=[second.queue_id]))["changed"] == 1
+    assert await states(service.store, second) == []
+    assert service.changes == 4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\n",
+        b"[]\n",
+        b"\n",
+        b'{"command": "list"}\n',
+        b'{"command": "show", "id": 7}\n',
+    ],
+)
+async def test_nonsense_is_answered(service: Service, data: bytes) -> None:
+    assert json.loads(await send(service, data)) == {"ok": False, "error": "not a request"}
+
+
+async def test_a_request_without_end_is_cut_off(service: Service) -> None:
+    reader, writer = await asyncio.open_unix_connection(f"{service.path}.sock")
+    writer.write(b"x" * 1_100_000)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+    assert await service.ask(command="ping") == {"ok": True}
+
+
+async def test_an_unknown_command_is_told(service: Service) -> None:
+    assert await service.ask(command="dance") == {"ok": False, "error": "unknown command: dance"}
+
+
+async def test_failures_of_the_queue_are_told(tmp_path: Path) -> None:
+    async with opened(tmp_path / "queue.db") as store:
+        pass
+    assert await perform(store, {"command": "hold"}) == {
+        "ok": False,
+        "error": f"the queue {tmp_path}/queue.db is closed",
+    }
+
+
+async def test_clients_that_say_nothing_are_let_go(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_REQUEST_SECONDS", 0.01)
+    reader, writer = await asyncio.open_unix_connection(f"{service.path}.sock")
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_the_service_stops_while_clients_are_connected(service: Service) -> None:
+    reader, writer = await asyncio.open_unix_connection(f"{service.path}.sock")
+    await service.ask(command="ping")  # by then the first client has been taken in too
+    await service.server.close()
+    assert await reader.read() == b""
+    writer.close()
+    await service.server.start()
+
+
+async def test_a_service_that_stops_without_an_answer_is_told(tmp_path: Path) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.close()
+
+    server = await asyncio.start_unix_server(hang_up, tmp_path / "queue.db.sock")
+    with pytest.raises(ConnectionError, match="gave no answer: is it stopping"):
+        await asyncio.to_thread(request, tmp_path / "queue.db", {"command": "ping"})
+    server.close()
+    await server.wait_closed()
