@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TextIO
 
 from relay.config.model import Log
 from relay.mail.attempt import Attempt, State
@@ -50,9 +50,17 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes the log; mail goes on where that fails, be it a full disk or a reader that has gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def configure_logging(settings: Log) -> None:
     """Send the log to standard output in the form and from the level that the owner chose."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(sys.stdout)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_JsonFormatter() if settings.format == "json" else _TextFormatter())

@@ -7,8 +7,8 @@ import base64
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,10 @@ import pytest
 
 from tests.support.reception import Peer
 from tests.support.service import Service, deliveries
-from tests.support.smtp_server import DROP, HANG, RESET, Script, ScriptedServer
+from tests.support.smtp_server import DROP, HANG, RESET, Script, ScriptedServer, Step
 
-ROUNDS = 15
+KILLS = 15
+STOPS = 6
 SESSIONS = 4
 SEED = 20000522
 LONGEST_LIFE = 0.7
@@ -47,11 +48,21 @@ class Load:
     chance: random.Random
     contents: dict[str, bytes] = field(default_factory=dict)
     promised: set[Pair] = field(default_factory=set)
+    _clients: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._text = base64.encodebytes(self.chance.randbytes(1_500_000)).replace(b"\n", b"\r\n")
 
-    async def send_until_the_end(self, relay: Service) -> None:
+    async def press(self, relay: Service) -> None:
+        """Let the clients send for a while, and go on."""
+        self._clients = [asyncio.create_task(self._send_until_the_end(relay)) for _ in range(SESSIONS)]
+        await asyncio.sleep(self.chance.uniform(0, LONGEST_LIFE))
+
+    async def ended(self) -> None:
+        """Wait until all clients have found the relay gone."""
+        await asyncio.gather(*self._clients)
+
+    async def _send_until_the_end(self, relay: Service) -> None:
         """Send one message after another until the relay is gone."""
         with suppress(ConnectionError):
             async with relay.client(greet=False) as peer:
@@ -95,6 +106,18 @@ class Copies:
         server.sessions.clear()
 
 
+def make_relay(folder: Path, steady: ScriptedServer, shaky: ScriptedServer) -> Service:
+    return Service(
+        folder,
+        f"""
+        queue = {{ retry = ["200ms"] }}
+        [transport]
+        "steady.test" = "[127.0.0.1]:{steady.port}"
+        "shaky.test" = "[127.0.0.1]:{shaky.port}"
+        """,
+    )
+
+
 async def waiting_pairs(relay: Service) -> set[Pair]:
     return {
         (message["sender"], recipient["address"])
@@ -109,33 +132,22 @@ async def test_kills_under_load_lose_nothing_and_repeat_only_what_was_in_flight(
     load, copies = Load(chance), Copies()
     settled: dict[Pair, int] = {}
     async with ScriptedServer() as steady, ScriptedServer() as shaky:
-        relay = Service(
-            tmp_path,
-            f"""
-            queue = {{ retry = ["200ms"] }}
-            [transport]
-            "steady.test" = "[127.0.0.1]:{steady.port}"
-            "shaky.test" = "[127.0.0.1]:{shaky.port}"
-            """,
-        )
-        for _ in range(ROUNDS):
-            shaky.script = chance.choice(SHAKY)
-            await relay.start()
-            clients = [asyncio.create_task(load.send_until_the_end(relay)) for _ in range(SESSIONS)]
-            await asyncio.sleep(chance.uniform(0, LONGEST_LIFE))
-            await relay.kill()
-            await asyncio.gather(*clients)
-            for server in (steady, shaky):
-                await copies.collect(server)
-            for pair in load.promised - await waiting_pairs(relay):
-                settled.setdefault(pair, copies.counts[pair])
-        shaky.script = UP
-        async with relay:
+        async with make_relay(tmp_path, steady, shaky) as relay:
+            for condition in [*chance.choices(SHAKY, k=KILLS - 1), UP]:
+                await load.press(relay)
+                await relay.kill()
+                await load.ended()
+                for server in (steady, shaky):
+                    await copies.collect(server)
+                for pair in load.promised - await waiting_pairs(relay):
+                    settled.setdefault(pair, copies.counts[pair])
+                shaky.script = condition
+                await relay.start()
             await relay.command("queue", "retry", "--all")
             await relay.emptied()
         for server in (steady, shaky):
             await copies.collect(server)
-    assert len(load.promised) > ROUNDS
+    assert len(load.promised) > KILLS
     assert load.promised <= copies.counts.keys(), "lost"
     assert {pair: copies.counts[pair] for pair in settled} == settled, "repeated though it was settled"
     assert settled
@@ -144,45 +156,73 @@ async def test_kills_under_load_lose_nothing_and_repeat_only_what_was_in_flight(
         assert contents == {load.contents[sender]}
 
 
+async def test_stops_under_load_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    load, copies = Load(chance), Copies()
+    async with ScriptedServer() as steady, ScriptedServer() as shaky:
+        async with make_relay(tmp_path, steady, shaky) as relay:
+            for _ in range(STOPS):
+                await load.press(relay)
+                assert await relay.stop() == 0
+                await load.ended()
+                await relay.start()
+            await relay.command("queue", "retry", "--all")
+            await relay.emptied()
+        for server in (steady, shaky):
+            await copies.collect(server)
+    assert len(load.promised) > STOPS
+    assert load.promised <= copies.counts.keys(), "lost"
+    assert set(copies.counts.values()) == {1}
+
+
 CONTENT = b"Subject: hello\r\n\r\nworld\r\n"
 
 
-async def test_sigterm_ends_within_eight_seconds_whatever_hangs(tmp_path: Path) -> None:
-    hanging = {"greeting": HANG, "MAIL": HANG, "BODY": HANG, "DOT": HANG}
+@asynccontextmanager
+async def hanging_servers() -> AsyncIterator[tuple[dict[str, ScriptedServer], asyncio.Event]]:
+    """Yield servers that hang at some point each, by name, and what is set when the last of them does.
+
+    The one called "second" hangs at the second message of a connection.
+    """
+    has_hung = asyncio.Event()
+
+    def hang(_: bytes) -> Step:
+        has_hung.set()
+        return HANG
+
+    scripts = {point.lower(): UP.but(**{point: HANG}) for point in ("greeting", "MAIL", "BODY", "DOT")}
+    scripts["second"] = UP.but(DATA=[b"354 go ahead\r\n", hang])
     async with AsyncExitStack() as stack:
         servers = {
-            point.lower(): await stack.enter_async_context(ScriptedServer(UP.but(**{point: step})))
-            for point, step in hanging.items()
+            name: await stack.enter_async_context(ScriptedServer(script)) for name, script in scripts.items()
         }
-        # The second message meets a connection that has carried the first.
-        servers["second"] = await stack.enter_async_context(
-            ScriptedServer(UP.but(DATA=[b"354 go ahead\r\n", HANG]))
-        )
-        routes = [f'"{name}.test" = "[127.0.0.1]:{server.port}"' for name, server in servers.items()]
-        relay = Service(tmp_path, "\n".join(["[transport]", *routes]))
-        await relay.start()
-        assert (await relay.send(CONTENT, "first@second.test")).startswith("250 ")
-        await relay.logged("to=<first@second.test>, .*status=sent")
-        for name in servers:
-            assert (await relay.send(CONTENT, f"user@{name}.test")).startswith("250 ")
-        for point in hanging:
-            await servers[point.lower()].wait_for(point)
-        while len(servers["second"].sessions[0].commands) < len(("EHLO", *"MRDMRD")):
-            await asyncio.sleep(0.01)
+        yield servers, has_hung
 
-        async with relay.client() as idle, relay.client() as silent, relay.client() as busy:
-            for peer in (silent, busy):
-                commands = ("EHLO x", "MAIL FROM:<a@free.fr>", "RCPT TO:<late@second.test>", "DATA")
-                assert (await peer.ask(*commands)).startswith("354 ")
-                peer.send(CONTENT)
-            async with asyncio.timeout(8):
-                stopping = asyncio.create_task(relay.stop())
-                assert (await idle.reply()).startswith("421 4.3.2 ")
-                busy.send(b"the end\r\n.\r\n")
-                assert (await busy.reply()).startswith("250 2.0.0 Ok: queued as ")
-                assert (await busy.reply()).startswith("421 4.3.2 ")
-                assert await stopping == 0
-            assert await silent.reply() == ""
+
+async def test_sigterm_ends_within_eight_seconds_whatever_hangs(tmp_path: Path) -> None:
+    async with hanging_servers() as (servers, has_hung):
+        routes = [f'"{name}.test" = "[127.0.0.1]:{server.port}"' for name, server in servers.items()]
+        async with Service(tmp_path, "\n".join(["[transport]", *routes])) as relay:
+            assert (await relay.send(CONTENT, "first@second.test")).startswith("250 ")
+            await relay.logged("to=<first@second.test>, .*status=sent")
+            for name in servers:
+                assert (await relay.send(CONTENT, f"user@{name}.test")).startswith("250 ")
+            for point in ("greeting", "MAIL", "BODY", "DOT"):
+                await servers[point.lower()].wait_for(point)
+            await has_hung.wait()
+            async with relay.client() as idle, relay.client() as silent, relay.client() as busy:
+                for peer in (silent, busy):
+                    commands = ("EHLO x", "MAIL FROM:<a@free.fr>", "RCPT TO:<late@second.test>", "DATA")
+                    assert (await peer.ask(*commands)).startswith("354 ")
+                    peer.send(CONTENT)
+                async with asyncio.timeout(8):
+                    stopping = asyncio.create_task(relay.stop())
+                    assert (await idle.reply()).startswith("421 4.3.2 ")
+                    busy.send(b"the end\r\n.\r\n")
+                    assert (await busy.reply()).startswith("250 2.0.0 Ok: queued as ")
+                    assert (await busy.reply()).startswith("421 4.3.2 ")
+                    assert await stopping == 0
+                assert await silent.reply() == ""
 
         left = {r["address"] for message in await relay.queue() for r in message["recipients"]}
         assert left == {"late@second.test", *(f"user@{name}.test" for name in servers)}
