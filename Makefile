@@ -18,7 +18,7 @@ run: $(STAMP) $(CONFIG)
 
 .state/relay.toml:
 	@mkdir -p .state
-	@printf '%s\n' '[[listen]]' 'address = "0.0.0.0:2525"' '' '[queue]' 'path = ".state/queue.db"' > $@
+	@printf '%s\n' '[[listen]]' 'address = "0.0.0.0:2525"' '' '[queue]' 'path = "queue.db"' > $@
 
 test: $(STAMP)
 	$(BIN)/coverage erase

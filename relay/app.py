@@ -120,7 +120,9 @@ async def _serving(config: Config) -> AsyncIterator[None]:
         try:
             await reception.open(config.listen)
             gc.freeze()  # what lives as long as the process need not be looked at again and again
-            events.started(relay.__version__, ", ".join(reception.addresses), str(config.queue.path))
+            events.started(
+                relay.__version__, ", ".join(reception.addresses) or "no address yet", str(config.queue.path)
+            )
             yield
         finally:
             await asyncio.gather(reception.close(GRACE_SECONDS), manager.close(GRACE_SECONDS))

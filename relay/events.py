@@ -231,9 +231,19 @@ def checked(queue_id: str, client: Client, envelope: Envelope, note: Note) -> No
     )
 
 
+_STATUS = {
+    State.DELIVERED: "sent",
+    State.DEFERRED: "deferred",
+    State.HELD: "deferred",
+    State.BOUNCED: "bounced",
+    State.EXPIRED: "bounced",
+}
+"""What Postfix's log calls the states that an attempt leads to."""
+
+
 def attempted(message: Message, recipient: Recipient, state: State, attempt: Attempt, now: float) -> None:
     """One recipient's attempt is over."""
-    status = "sent" if state is State.DELIVERED else state.value
+    status = _STATUS[state]
     is_taken = attempt.is_remote and attempt.reply.is_positive
     _emit(
         logging.INFO,
@@ -280,6 +290,23 @@ def next_hop_backed_off(next_hop: str, seconds: float, reason: str) -> None:
 def next_hop_recovered(next_hop: str) -> None:
     """A next hop that had been down answers again."""
     _emit(logging.INFO, "next_hop_up", "%(next_hop)s: answers again", next_hop=next_hop)
+
+
+def commanded(command: str, chosen: str, count: int) -> None:
+    """The owner acted on messages in the queue."""
+    _emit(
+        logging.INFO,
+        "command",
+        "queue %(command)s: %(count)d messages (%(chosen)s)",
+        command=command,
+        chosen=chosen,
+        count=count,
+    )
+
+
+def listener_opened(address: str) -> None:
+    """A listen address that was waited for is there now."""
+    _emit(logging.INFO, "listener_opened", "listening on %(address)s too", address=address)
 
 
 def removed(queue_id: str) -> None:

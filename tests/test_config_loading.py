@@ -188,6 +188,23 @@ def test_without_a_file_all_is_default(somewhere: Path) -> None:
     assert load_config(None, {"RELAY_CONFIG": ""}) == parse_config("", machine_name=socket.gethostname())
 
 
+def test_a_relative_queue_path_starts_at_the_folder_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "relay.toml").write_text('[queue]\npath = "state/queue.db"')
+    monkeypatch.chdir("/")
+    assert load_config(tmp_path / "relay.toml", {}).queue.path == tmp_path / "state/queue.db"
+    monkeypatch.chdir(tmp_path)
+    assert load_config(Path("relay.toml"), {}).queue.path == tmp_path / "state/queue.db"
+
+
+@pytest.mark.parametrize("postmaster", ["me@gw.test", "me@GW.test"])
+@pytest.mark.parametrize("key", ["*", "gw.test", "me@gw.test", ".test"])
+def test_a_postmaster_in_a_local_domain_needs_a_way_out(postmaster: str, key: str) -> None:
+    text = f'hostname = "gw.test"\npostmaster = "{postmaster}"\n[transport]\n"{key}" = "[hub.test]"'
+    assert parse_config(text, machine_name="x").postmaster == postmaster
+
+
 @pytest.mark.parametrize("environ", [{}, {"RELAY_CONFIG": "missing.toml"}])
 def test_a_file_that_was_asked_for_must_exist(somewhere: Path, environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -182,3 +182,12 @@ async def test_content_that_cannot_be_read_ends_the_transfer_before_its_final_do
             await sender.send(connection, transfer(in_memory=False))
         await server.wait_ended()
         assert not messages_at(server)
+
+
+async def test_whether_the_loss_of_a_report_is_told_stays_with_us() -> None:
+    envelope = Envelope("", (Recipient("b@dest.test", notify="FAILURE"),))
+    script = Script().but(EHLO=b"250-mx.test\r\n250 DSN\r\n")
+    server, _ = await send(departures(), transfer(envelope=envelope, is_report=True), script)
+    [command] = commands_at(server, b"RCPT")
+    assert b"ORCPT=" in command
+    assert b"NOTIFY" not in command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -428,6 +429,10 @@ async def test_closing_records_what_was_delivered_and_leaves_the_rest_for_later(
             await closing
             assert await rig.states(message) == [SENT, State.QUEUED]
             assert not manager._passes
+        entry = await rig.store.show(message.number)
+        assert entry is not None
+        assert entry.recipients[1].attempts == 0
+        assert entry.recipients[1].next_attempt_at <= time.time()
         assert not messages_at(hanging)
 
 

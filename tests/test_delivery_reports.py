@@ -95,6 +95,26 @@ async def test_a_sender_is_warned_once_of_a_late_message(store: Store) -> None:
     assert await _is_warned(store, message)
 
 
+async def test_the_warning_tells_of_all_who_are_still_waited_for(store: Store) -> None:
+    silent, waiting, done = SILENT, Recipient("u1@example.net", index=1), Recipient("u2@example.net", index=2)
+    message = await accept(store, [silent, waiting, done])
+    await store.record([outcome(message, LATER, 1), outcome(message, SENT, 2)])
+    outcomes = [outcome(message, LATER)]
+    assert await recorder(store, NOW + LATE).record(Claim(message), outcomes, outcomes)
+    (report,) = await reports_in(store)
+    content = await content_of(store, report)
+    assert b"u1@example.net" in content
+    assert b"u0@example.net" not in content
+    assert b"u2@example.net" not in content
+
+
+async def test_the_lateness_of_a_message_that_was_deleted_is_told_all_the_same(store: Store) -> None:
+    message = await accept(store)
+    await store.delete(Selection())
+    outcomes = [outcome(message, LATER)]
+    assert await recorder(store, NOW + LATE).record(Claim(message), outcomes, outcomes)
+
+
 async def test_a_message_that_is_not_late_or_not_deferred_needs_no_warning(store: Store) -> None:
     message = await accept(store, 2)
     outcomes = [outcome(message, LATER)]

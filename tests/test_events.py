@@ -75,6 +75,8 @@ def every_event(text: str) -> list[Call]:
         (events.next_hop_backed_off, (text, 12.3, text)),
         (events.next_hop_recovered, (text,)),
         (events.removed, (text,)),
+        (events.commanded, (text, text, 2)),
+        (events.listener_opened, (text,)),
     ]
 
 
@@ -205,13 +207,13 @@ class TestText:
                 State.EXPIRED,
                 LATE,
                 432100.0,
-                "relay=none, delay=432000.00, dsn=4.4.1, status=expired (connection refused)",
+                "relay=none, delay=432000.00, dsn=4.4.1, status=bounced (connection refused)",
             ),
             (
                 State.HELD,
                 LATE,
                 100.0,
-                "relay=none, delay=0.00, dsn=4.4.1, status=held (connection refused)",
+                "relay=none, delay=0.00, dsn=4.4.1, status=deferred (connection refused)",
             ),
         ],
     )

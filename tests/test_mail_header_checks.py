@@ -154,6 +154,11 @@ class TestReject:
 
 
 class TestEditing:
+    def test_a_note_has_the_groups_filled_in(self) -> None:
+        inspection = Inspection([check("^X: (.*)", "REJECT", "5.7.1 no $1 here")])
+        inspection.inspect(b"X: spam\r\n")
+        assert inspection.notes == [Note(Action.REJECT, "X", "5.7.1 no spam here")]
+
     def test_strip_is_noted_and_ignore_is_not(self) -> None:
         inspection = Inspection([check("^X:", "STRIP", "private"), check("^Y:", "IGNORE")])
         assert inspection.inspect(b"X: secret\r\n").header is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -149,6 +150,19 @@ async def test_an_unknown_message_is_told(service: Service, queue_id: str) -> No
         "ok": False,
         "error": f"no message {queue_id} in the queue",
     }
+
+
+async def test_actions_are_logged(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "relay")
+    message = await accept(service.store)
+    await service.ask(command="hold", ids=[message.queue_id])
+    await service.ask(command="delete", **{"from": "", "to": "@example.net"})
+    await service.ask(command="retry")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"queue hold: 1 messages ({message.queue_id})",
+        "queue delete: 0 messages (from <>, to <@example.net>)",
+        "queue retry: 0 messages (all)",
+    ]
 
 
 async def test_actions_tell_what_they_changed_and_wake_the_service(service: Service) -> None:

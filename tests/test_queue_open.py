@@ -87,6 +87,19 @@ async def test_a_queue_of_a_newer_version_is_refused_and_left_alone(tmp_path: Pa
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("version", [0, 1])
+async def test_the_database_of_another_program_is_refused_and_left_alone(
+    tmp_path: Path, version: int
+) -> None:
+    path = tmp_path / "photos.db"
+    db = sqlite3.connect(path)
+    db.executescript(f"CREATE TABLE photo (name TEXT); PRAGMA user_version = {version}")
+    db.close()
+    before = path.read_bytes()
+    assert await refusal(path) == f"{path} belongs to another program: name another file in queue.path"
+    assert path.read_bytes() == before
+
+
 async def test_an_older_queue_is_brought_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "queue.db"
     async with opened(path) as store:

@@ -102,6 +102,7 @@ async def test_an_address_that_comes_later_is_waited_for(
     monkeypatch.setattr(events, "listener_waits", lambda address, reason: waits.append(f"{address} {reason}"))
     monkeypatch.setattr(socket, "socket", Late)
     monkeypatch.setattr(Late, "attempts", 0)
+    monkeypatch.setattr(events, "listener_opened", lambda address: waits.append(f"{address} is there"))
     await reception.open([Listen("127.0.0.1", 0)])
     assert reception.addresses == []
     [task] = reception._waiting.values()
@@ -109,7 +110,10 @@ async def test_an_address_that_comes_later_is_waited_for(
     assert Late.attempts == 3
     async with connected(reception) as peer:
         assert (await peer.ask("NOOP")).startswith("250 ")
-    assert waits == ["127.0.0.1:0 this machine does not have the address yet"]
+    assert waits == [
+        "127.0.0.1:0 this machine does not have the address yet",
+        "127.0.0.1:0 is there",
+    ]
     await reception.close(0)
 
 

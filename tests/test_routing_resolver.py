@@ -22,6 +22,7 @@ NAMES: Mapping[str, Records | Failure] = {
     "plain.test": {"A": ["192.0.2.9"]},
     "null.test": {"MX": ["0 ."]},
     "broken.test": {"MX": ["10 nowhere.test.", "20 down.test."]},
+    "gone.test": {"MX": ["10 nowhere.test."]},
     "backup.test": {"MX": ["10 nowhere.test.", "20 two.example.test."]},
     "empty.test": {"TXT": ["nothing"]},
     "down.test": Failure.SERVFAIL,
@@ -155,11 +156,18 @@ async def test_a_name_server_that_fails_on_ipv6_does_not_hide_the_ipv4_address(f
         assert await resolver_for(server, timeout=0.1).addresses("plain.test") == ["192.0.2.9"]
 
 
-async def test_exchangers_without_any_address_are_a_deferral() -> None:
-    assert failure(await look_up("broken.test")) == (
-        "451 4.4.4 no mail exchanger of broken.test has an address (Host not found: nowhere.test)",
-        Scope.SITE,
-    )
+async def test_exchangers_whose_addresses_cannot_all_be_asked_for_are_a_deferral() -> None:
+    words, scope = failure(await look_up("broken.test"))
+    assert words.startswith("451 4.4.3 ")
+    assert "name=down.test type=A: Host not found, try again" in words
+    assert scope is Scope.SITE
+
+
+async def test_exchangers_that_do_not_exist_are_a_bounce() -> None:
+    words, scope = failure(await look_up("gone.test"))
+    assert words.startswith("550 5.4.4 ")
+    assert "name=nowhere.test type=A: Host not found" in words
+    assert scope is Scope.RECIPIENT
 
 
 async def test_an_exchanger_without_address_is_passed_over() -> None:

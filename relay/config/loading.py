@@ -6,6 +6,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from relay.config.values import (
     parse_positive_duration,
     parse_size,
 )
+from relay.mail.address import fold
 from relay.mail.rewrite import Home
 
 __all__ = ["ConfigError", "find_config", "load_config", "parse_config"]
@@ -51,11 +53,13 @@ def find_config(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Return the configuration of the file that ``find_config`` finds; without one, all defaults.
 
-    Raises ConfigError.
+    A relative ``queue.path`` starts at the file's folder, wherever a command is run. Raises ConfigError.
     """
     found = find_config(path, environ)
     text = _read_text(found) if found else ""
-    return parse_config(text, machine_name=socket.gethostname(), file=str(found or USUAL_PATHS[0]))
+    config = parse_config(text, machine_name=socket.gethostname(), file=str(found or USUAL_PATHS[0]))
+    folder = found.absolute().parent if found else Path.cwd()
+    return replace(config, queue=replace(config.queue, path=folder / config.queue.path))
 
 
 def parse_config(text: str, *, machine_name: str, file: str = "relay.toml") -> Config:
@@ -121,8 +125,22 @@ def _read_config(top: Section, machine_name: str) -> Config:
         dns=_read_dns(top.table("dns")),
         log=_read_log(top.table("log")),
     )
+    if _stays_here(postmaster, config):
+        top.reject(
+            "is in a domain whose mail stays here, where nobody has a mailbox yet; name an address elsewhere",
+            "postmaster",
+        )
     top.reject_unknown()
     return config
+
+
+def _stays_here(address: str, config: Config) -> bool:
+    """Whether mail for an address is for a local domain, and no entry of [transport] sends it on."""
+    _, _, domain = fold(address).rpartition("@")
+    ways_out = {"*", domain, fold(address)}
+    return domain in map(fold, config.local.domains) and not any(
+        key in ways_out or (key[0] == "." and domain.endswith(key)) for key in config.transport
+    )
 
 
 def _parse_helo_name(value: object) -> str:

@@ -92,7 +92,7 @@ def _parse_transport_key(key: str) -> str:
     if at:
         if local and KEY_DOMAIN.fullmatch(domain) and domain[0] != ".":
             return fold(f"{parse_local_part(local)}@{domain}")
-    elif KEY_DOMAIN.fullmatch(key.removeprefix(".")):
+    elif KEY_DOMAIN.fullmatch(key.removeprefix(".")) and not key.startswith("*") and not key.endswith("."):
         return fold(key)
     raise ValueError('matches no recipient; a key is "user@domain", "domain", ".domain" or "*"')
 

@@ -9,7 +9,7 @@ from relay.delivery.agent import ContentError, Transfer
 from relay.delivery.client import Connection, Content
 from relay.mail.attempt import Attempt, Claim
 from relay.mail.downgrade import Downgrader
-from relay.mail.envelope import Envelope
+from relay.mail.envelope import Envelope, Message, Recipient
 from relay.mail.header_checks import HeaderCheck, Inspection
 from relay.mail.headers import split_content
 from relay.mail.lines import LineBreaker
@@ -76,7 +76,7 @@ class Departures:
         Where a server refuses the null reverse-path of a report, the report leaves with the postmaster's.
         """
         claim = transfer.claim
-        envelope = replace(claim.message.envelope, recipients=transfer.recipients)
+        envelope = _for_the_wire(claim.message, transfer.recipients)
         if not transfer.internal:
             envelope = self._rules.rewrite_envelope(envelope)
         attempts = await self._send(connection, claim, envelope, is_internal=transfer.internal)
@@ -123,6 +123,13 @@ class Departures:
                 yield chunk
         except Exception as error:
             raise ContentError(str(error)) from error
+
+
+def _for_the_wire(message: Message, recipients: tuple[Recipient, ...]) -> Envelope:
+    """Return the envelope of a transfer; whether the loss of a report is told is nobody else's business."""
+    if message.is_report:
+        recipients = tuple(replace(recipient, notify="") for recipient in recipients)
+    return replace(message.envelope, recipients=recipients)
 
 
 async def _start_with(size: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -56,6 +56,8 @@ class Queue(Protocol):
 
     async def bring_forward(self, after: float, now: float) -> int: ...
 
+    async def give_back(self, number: int, indexes: Sequence[int]) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -137,7 +139,7 @@ class Manager:
     async def close(self, grace_seconds: float) -> None:
         """Claim nothing more, let transfers that have begun finish within the grace, abort the rest.
 
-        Whatever was not delivered stays in the queue, its retry booked.
+        Whatever was not delivered stays in the queue, due at the next start.
         """
         self._is_stopping = True
         await asyncio.gather(*(lane.close(grace_seconds) for lane in self._lanes.values()))
@@ -274,12 +276,13 @@ class Manager:
         is_old = lifecycle.age(message, now) >= clock.lifetime or (
             not claim.is_warned and lifecycle.is_late(message, now, clock.warn_after)
         )
-        due_at = self._next_attempt_at(claim, now) if is_old else now
+        due_at = self._next_attempt_at(claim, now, now) if is_old else now
         attempt = Attempt(_CROWDED, Scope.SITE, next_hop=next_hop.key)
         return [Outcome(message.number, r.index, State.DEFERRED, attempt, due_at) for r in recipients]
 
     async def _follow(self, claim: Claim, results: Results, turned_away: Sequence[Outcome]) -> None:
         """Record what becomes of a claim until nothing more will."""
+        started_at = self._now()
         if turned_away:
             await self._save(claim, turned_away, None)
         left = len(claim.message.envelope.recipients) - len(turned_away)
@@ -289,12 +292,16 @@ class Manager:
             while not results.empty():
                 known.update(results.get_nowait())
             left -= len(known)
-            fresh = self._judge(claim, known)
+            if given_up := [recipient.index for recipient, attempt in known.items() if attempt is None]:
+                await self._queue.give_back(claim.message.number, given_up)
+            fresh = self._judge(claim, known, started_at)
             outcomes += fresh
             if fresh:
                 await self._save(claim, fresh, None if left else outcomes)
 
-    def _judge(self, claim: Claim, known: Mapping[Recipient, Attempt | None]) -> list[Outcome]:
+    def _judge(
+        self, claim: Claim, known: Mapping[Recipient, Attempt | None], started_at: float
+    ) -> list[Outcome]:
         now = self._now()
         outcomes = []
         for recipient, attempt in known.items():
@@ -307,20 +314,26 @@ class Manager:
                 lifetime=self._clock.lifetime,
                 has_postmaster=self._has_postmaster,
             )
-            retry_at = self._retry_at(claim, recipient, attempt, now) if state is State.DEFERRED else 0.0
+            retry_at = 0.0
+            if state is State.DEFERRED:
+                retry_at = self._retry_at(claim, recipient, attempt, started_at, now)
             events.attempted(claim.message, recipient, state, attempt, now)
             outcomes.append(Outcome(claim.message.number, recipient.index, state, attempt, retry_at))
         return outcomes
 
-    def _retry_at(self, claim: Claim, recipient: Recipient, attempt: Attempt, now: float) -> float:
+    def _retry_at(
+        self, claim: Claim, recipient: Recipient, attempt: Attempt, started_at: float, now: float
+    ) -> float:
         """Return when a deferred recipient is due again: with its next hop where that does not answer."""
         via = self._route(recipient.address).via
         if attempt.scope is Scope.SITE and isinstance(via, NextHop) and via in self._lanes:
             return max(now, self._lanes[via].blocked_until)
-        return self._next_attempt_at(claim, now)
+        return self._next_attempt_at(claim, started_at, now)
 
-    def _next_attempt_at(self, claim: Claim, now: float) -> float:
-        return lifecycle.next_attempt_at(self._clock.retry, claim.attempt_number, now, claim.message.number)
+    def _next_attempt_at(self, claim: Claim, started_at: float, now: float) -> float:
+        """Return when to try again, counted from the start of the pass: its recipients stay together."""
+        wait = lifecycle.next_attempt_at(self._clock.retry, claim.attempt_number, 0.0, claim.message.number)
+        return started_at + wait if started_at + wait > now else now + wait
 
     async def _save(
         self, claim: Claim, outcomes: Sequence[Outcome], whole_pass: Sequence[Outcome] | None

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from relay import events
 from relay.mail import lifecycle
-from relay.mail.attempt import Claim, Failed, Outcome, State
+from relay.mail.attempt import Attempt, Claim, Failed, Outcome, State
 from relay.mail.dsn import Plan, Report, ReportSettings, build_report, plan_reports, returned_size
-from relay.mail.envelope import Message, format_queue_id
+from relay.mail.envelope import Message, Recipient, format_queue_id
 
 
 class Unreported(Protocol):
@@ -22,12 +22,37 @@ class Unreported(Protocol):
     def failed(self) -> Sequence[Failed]: ...
 
 
+class Entry(Protocol):
+    """A message in the queue, with all its recipients."""
+
+    @property
+    def message(self) -> Message: ...
+
+    @property
+    def recipients(self) -> Sequence[QueuedRecipient]: ...
+
+
+class QueuedRecipient(Protocol):
+    """One of them, with its last attempt."""
+
+    @property
+    def recipient(self) -> Recipient: ...
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def attempt(self) -> Attempt | None: ...
+
+
 class Queue(Protocol):
     """What the recorder asks of the queue."""
 
     def new_number(self, now: float) -> int: ...
 
     def read(self, number: int) -> AsyncIterator[bytes]: ...
+
+    async def show(self, number: int) -> Entry | None: ...
 
     async def unreported(self, in_flight: Collection[int]) -> Sequence[Unreported]: ...
 
@@ -76,7 +101,28 @@ class Recorder:
             and lifecycle.is_late(message, self._now(), self._warn_after)
             and any(outcome.state is State.DEFERRED for outcome in whole_pass)
         )
-        return await self._store(message, outcomes, whole_pass, is_late=is_late)
+        if is_late:
+            message, others = await self._find_others(message, whole_pass)
+            return await self._store(message, outcomes, [*whole_pass, *others], is_late=True)
+        return await self._store(message, outcomes, whole_pass, is_late=False)
+
+    async def _find_others(
+        self, message: Message, whole_pass: Sequence[Outcome]
+    ) -> tuple[Message, list[Outcome]]:
+        """Return the message with all its recipients, and the deferrals of those not in this pass.
+
+        The warning is given once: it tells of all who are still waited for.
+        """
+        entry = await self._queue.show(message.number)
+        if entry is None:
+            return message, []
+        known = {outcome.index for outcome in whole_pass}
+        others = [
+            Outcome(message.number, queued.recipient.index, State.DEFERRED, queued.attempt)
+            for queued in entry.recipients
+            if queued.attempt and queued.state is State.DEFERRED and queued.recipient.index not in known
+        ]
+        return entry.message, others
 
     async def report_leftovers(self) -> None:
         """Report failures of passes that a crash cut short; to be called before the first new pass.

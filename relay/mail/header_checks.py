@@ -83,7 +83,7 @@ class Note(NamedTuple):
     header: str
     """The header whole for a WARN or INFO check, lines joined by line feeds; else its name alone."""
     text: str
-    """The text of the check as configured, or why it could not act."""
+    """The text of the check, its groups filled in, or why it could not act."""
 
 
 def arrival_checks(checks: Iterable[HeaderCheck]) -> tuple[HeaderCheck, ...]:
@@ -204,7 +204,7 @@ class Inspection:
     def _note(self, found: _Found) -> None:
         action = found.check.action
         header = found.header if action in {Action.WARN, Action.INFO} else _name(found.header)
-        self._add_note(Note(action, header, found.check.text))
+        self._add_note(Note(action, header, _words(found.text)))
 
     def _warn(self, header: str, words: str) -> None:
         self._add_note(Note(Action.WARN, _name(header), words))

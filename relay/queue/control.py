@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from relay import events
 from relay.mail.attempt import State
 from relay.mail.envelope import parse_queue_id
 from relay.queue.errors import QueueError
@@ -80,6 +81,12 @@ def _selection(request: Mapping[str, Any]) -> Selection:
     ids = request.get("ids")
     numbers = None if ids is None else frozenset(n for text in ids if (n := parse_queue_id(text)) is not None)
     return Selection(numbers, sender=request.get("from"), recipient=request.get("to"))
+
+
+def _describe_selection(request: Mapping[str, Any]) -> str:
+    words = [*(request.get("ids") or ())]
+    words += [f"{side} <{request[side]}>" for side in ("from", "to") if request.get(side) is not None]
+    return ", ".join(words) or "all"
 
 
 def _describe(entry: Entry) -> dict[str, Any]:
@@ -165,6 +172,7 @@ class ControlServer:
         except (ValueError, TypeError, KeyError, AttributeError):
             return {"ok": False, "error": "not a request"}
         if "changed" in reply:
+            events.commanded(request["command"], _describe_selection(request), reply["changed"])
             self._on_change()
         return reply
 

@@ -55,6 +55,15 @@ def record(
     return finish(db, now, {outcome.number for outcome in outcomes}.union(number for number, _ in reported))
 
 
+def give_back(db: sqlite3.Connection, now: float, number: int, indexes: Iterable[int]) -> None:
+    """Undo a claim: the recipients were not attempted, and are due again."""
+    db.executemany(
+        "UPDATE recipient SET attempts = max(0, attempts - 1), next_attempt_at = ? "
+        "WHERE message = ? AND idx = ? AND state IN ('queued', 'deferred')",
+        [(now, number, index) for index in indexes],
+    )
+
+
 def finish(db: sqlite3.Connection, now: float, numbers: Iterable[int]) -> list[int]:
     """Close those of the messages that need nothing more, delete their content, and return their numbers."""
     finished = [number for number in numbers if db.execute(_FINISH, (now, number)).rowcount]

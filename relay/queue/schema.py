@@ -106,6 +106,9 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
     # Before the first look at the file: it spares the shared-memory file, which some file systems lack.
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     (version,) = db.execute("PRAGMA user_version").fetchone()
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and (not version or "recipient" not in tables):
+        raise QueueError(f"{path} belongs to another program: name another file in queue.path")
     if version > len(MIGRATIONS):
         raise QueueError(
             f"the queue {path} was written by a newer relay (format {version}, this one knows up to "

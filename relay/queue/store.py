@@ -140,6 +140,11 @@ class Store:
             lambda db: recording.record(db, now, outcomes, reports, reported, warned), is_outcome=True
         )
 
+    async def give_back(self, number: int, indexes: Sequence[int]) -> None:
+        """Make recipients of a claim due again that were not attempted after all."""
+        now = time.time()
+        await self._writer.run(lambda db: recording.give_back(db, now, number, indexes), is_outcome=True)
+
     async def failures(self, number: int) -> tuple[Failed, ...]:
         """Return the failed recipients of a message whose report is still due."""
         return await self._writer.run(lambda db: recording.select_failures(db, number))

@@ -124,6 +124,7 @@ class Reception:
                 continue
         del self._waiting[listen]
         await self._listen(listen, sock)
+        events.listener_opened(_format_address(listen.host, listen.port))
 
     def _stop_listening(self, listen: Listen) -> None:
         if listen in self._servers:

@@ -159,9 +159,9 @@ class Resolver:
         del exchangers[MAX_EXCHANGERS:]
         located = await asyncio.gather(*(self._locate(name) for _, name in exchangers))
         if not any(answer.records for answer in located):
-            # The domain wants mail, but its DNS is broken: Postfix's smtp_defer_if_no_mx_address_found.
-            words = f"no mail exchanger of {domain} has an address ({located[0].problem}: {exchangers[0][1]})"
-            raise _UnresolvedError(Reply(451, "4.4.4", words))
+            worst = max(located, key=lambda answer: answer.problem.is_temporary)
+            name = exchangers[located.index(worst)][1]
+            raise _UnresolvedError(_not_found(name, "A", worst.problem))
         return [
             Host(name, preference, tuple(answer.texts))
             for (preference, name), answer in zip(exchangers, located, strict=True)
