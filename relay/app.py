@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from ipaddress import ip_network
 
 import relay
@@ -17,6 +19,7 @@ from relay.config.model import PRIVATE_NETWORKS, Config
 from relay.delivery.client import ClientSettings, Connection
 from relay.delivery.departure import DepartureRules, Departures
 from relay.delivery.lane import Endpoint, Tools
+from relay.delivery.login import Account
 from relay.delivery.manager import Clock, Manager
 from relay.delivery.reports import Recorder
 from relay.mail import lifecycle
@@ -28,15 +31,18 @@ from relay.mail.envelope import Message
 from relay.mail.header_checks import arrival_checks, external_checks
 from relay.mail.reply import Reply
 from relay.mail.rewrite import Canonical, Home, rewrite_address
-from relay.mail.route import NextHop
+from relay.mail.route import NextHop, Route
+from relay.oauth.account import oauth_account
+from relay.oauth.tokens import Tokens
 from relay.queue.control import ControlServer
 from relay.queue.errors import QueueError, refusal
 from relay.queue.store import Store
 from relay.reception.access import Access, default_gateway
 from relay.reception.intake import Intake, Outlets
+from relay.reception.logins import Logins
 from relay.reception.reverse import ReverseNames
 from relay.reception.server import ListenError, Reception
-from relay.reception.session import SessionSettings
+from relay.reception.shared import SessionSettings
 from relay.routing.destinations import Destinations
 from relay.routing.myself import Myself
 from relay.routing.resolver import Resolver
@@ -94,6 +100,7 @@ async def _serving(config: Config) -> AsyncIterator[None]:
     """The relay at work: what is built first is taken down last."""
     destinations, home = _destinations(config), _home(config)
     resolver = Resolver(Myself(config.hostname, config.listen).is_at, config.dns.nameservers)
+    logins, tokens = Logins(config.users), _tokens(config)
     store = await Store.open(config.queue.path, retry=_retry(config))
     try:
         recorder = Recorder(
@@ -104,21 +111,23 @@ async def _serving(config: Config) -> AsyncIterator[None]:
             time.time,
         )
         await recorder.report_leftovers()
-        manager = _manager(config, store, destinations, home, resolver, recorder)
-        control = ControlServer(store, manager.retry_now)
+        manager = _manager(config, store, destinations, home, resolver, recorder, tokens)
+        control = ControlServer(store, manager.retry_now, lambda: [*tokens.problems.values()])
         reception = Reception(
             _intake(config, store, destinations, home, manager),
             SessionSettings(config.hostname, config.limits.message_size, config.limits.recipients),
             config.limits,
             ReverseNames(resolver.ptr, resolver.addresses),
+            logins,
         )
         await control.start()
         background = [
             asyncio.create_task(manager.run(), name="delivery"),
             asyncio.create_task(_maintain(store, config), name="maintenance"),
+            asyncio.create_task(tokens.keep_alive(), name="tokens"),
         ]
         try:
-            await reception.open(config.listen)
+            await reception.open(config.listen, config.tls)
             gc.freeze()  # what lives as long as the process need not be looked at again and again
             events.started(
                 relay.__version__, ", ".join(reception.addresses) or "no address yet", str(config.queue.path)
@@ -131,6 +140,7 @@ async def _serving(config: Config) -> AsyncIterator[None]:
             await asyncio.gather(*background, return_exceptions=True)
             await control.close()
     finally:
+        logins.close()
         await store.close()
 
 
@@ -154,7 +164,9 @@ def _home(config: Config) -> Home:
 
 
 def _destinations(config: Config) -> Destinations:
-    return Destinations(config.transport, config.relayhost, _home(config), config.postmaster)
+    return Destinations(
+        config.transport, config.relayhost, _home(config), config.postmaster, config.sender_relayhost
+    )
 
 
 def _retry(config: Config) -> Callable[[int, float, int], float]:
@@ -227,12 +239,13 @@ def _manager(
     home: Home,
     resolver: Resolver,
     recorder: Recorder,
+    tokens: Tokens,
 ) -> Manager:
     rules = DepartureRules(
         home, _outside_table(config), external_checks(config.header_checks), config.postmaster
     )
     departures = Departures(rules, store.read)
-    settings = ClientSettings(config.helo_name, config.hostname)
+    settings = ClientSettings(config.helo_name, config.hostname, account_of=_account_of(config, tokens))
 
     async def endpoints(next_hop: NextHop) -> Sequence[Endpoint] | Attempt:
         found = await resolver.hosts(next_hop)
@@ -243,12 +256,39 @@ def _manager(
     async def connect(endpoint: Endpoint, next_hop: NextHop) -> Connection | Attempt:
         return await Connection.open(endpoint.name, endpoint.address, next_hop, settings)
 
+    def route(address: str, reverse_path: str) -> Route:
+        return destinations.route(address, rewrite_address(reverse_path, rules.sender_canonical, home))
+
     return Manager(
         store,
-        destinations.route,
+        route,
         recorder.record,
         lambda pause, changed: Tools(endpoints, connect, departures.send, pause, time.time, changed),
         Clock(config.queue.retry, config.queue.lifetime, config.queue.warn_after),
         time.time,
         has_postmaster=bool(config.postmaster),
     )
+
+
+def _tokens(config: Config) -> Tokens:
+    accounts = {name: oauth_account(name, smarthost) for name, smarthost in config.smarthost.items()}
+    return Tokens({name: account for name, account in accounts.items() if account is not None})
+
+
+def _account_of(config: Config, tokens: Tokens) -> Callable[[NextHop], Account | None]:
+    """Return what gives the account at a next hop, its secrets read anew at each login."""
+
+    def account_of(next_hop: NextHop) -> Account | None:
+        smarthost = config.smarthost.get(next_hop.smarthost)
+        if smarthost is None or not smarthost.username:
+            return None
+        secret = smarthost.password
+        return Account(
+            smarthost.username,
+            password=None if secret is None else partial(secret.read, os.environ),
+            method=smarthost.auth,
+            allows_clear=smarthost.clear_password,
+            token=lambda is_refused: tokens.access_token(next_hop.smarthost, is_refused=is_refused),
+        )
+
+    return account_of

@@ -171,6 +171,42 @@ def lost(client: Client, after: str) -> None:
     )
 
 
+def encrypted(client: Client, version: str, cipher: str) -> None:
+    """A client and the relay agreed on TLS."""
+    _emit(
+        logging.DEBUG,
+        "tls",
+        "Anonymous TLS connection established from %(client)s: %(version)s with cipher %(cipher)s",
+        client=client,
+        version=version,
+        cipher=cipher,
+    )
+
+
+def handshake_failed(client: Client, reason: str) -> None:
+    """A client and the relay could not agree on TLS."""
+    _emit(
+        logging.INFO,
+        "tls_failed",
+        "TLS handshake with %(client)s failed: %(reason)s",
+        client=client,
+        reason=reason,
+    )
+
+
+def login_failed(client: Client, method: str, user: str, reason: str) -> None:
+    """A client gave a wrong user name or password, or gave too many."""
+    _emit(
+        logging.WARNING,
+        "login_failed",
+        "%(client)s: SASL %(method)s authentication failed: %(reason)s, sasl_username=%(user)s",
+        client=client,
+        method=method,
+        reason=reason,
+        user=user[:LONGEST_QUOTE],
+    )
+
+
 def session_failed(client: Client, error: BaseException) -> None:
     """A session met a defect of ours; the client was told to come back."""
     failed(f"session with {client}", error)
@@ -198,13 +234,16 @@ def refused(client: Client, command: str, reply: Reply, reverse_path: str = "", 
 
 def accepted(message: Message, client: Client, message_id: str) -> None:
     """A message is on disk; its client may forget it."""
+    login = {"sasl_method": client.sasl_method, "sasl_username": client.user} if client.user else {}
     _emit(
         logging.INFO,
         "accepted",
-        "%(queue_id)s: client=%(client)s, message-id=%(message_id)s, from=<%(sender)s>, "
-        "size=%(size)d, nrcpt=%(recipients)d",
+        "%(queue_id)s: client=%(client)s, "
+        + ("sasl_method=%(sasl_method)s, sasl_username=%(sasl_username)s, " if login else "")
+        + "message-id=%(message_id)s, from=<%(sender)s>, size=%(size)d, nrcpt=%(recipients)d",
         queue_id=message.queue_id,
         client=client,
+        **login,
         message_id=message_id[:LONGEST_QUOTE],
         sender=message.envelope.reverse_path,
         size=message.size,
@@ -284,6 +323,18 @@ def next_hop_backed_off(next_hop: str, seconds: float, reason: str) -> None:
         next_hop=next_hop,
         seconds=round(seconds),
         reason=reason,
+    )
+
+
+def login_refused(next_hop: str, seconds: float, reply: Reply) -> None:
+    """A smarthost lets nobody in with the owner's account: its mail waits."""
+    _emit(
+        logging.WARNING,
+        "login_refused",
+        "%(next_hop)s: no session; its mail waits %(seconds)d s before the next login: %(reason)s",
+        next_hop=next_hop,
+        seconds=round(seconds),
+        reason=reply.text,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from relay.config import loading, model
 from relay.config.loading import ConfigError, find_config, load_config, parse_config
 from relay.config.model import Access, Config, Dns, Limits, Listen, Log, Queue, Rewrite
+from relay.config.secrets import Secret
 
 EXAMPLE = (Path(__file__).parent.parent / "relay.toml.example").read_text(encoding="utf-8")
 
@@ -153,8 +154,11 @@ def test_the_example_without_comment_signs_has_every_key() -> None:
         cls = getattr(model, field.name.capitalize(), None)
         if is_dataclass(cls) and cls not in (Listen, model.Smarthost):
             assert missing(cls, document[field.name]) == []
-    assert missing(model.Smarthost, document["smarthost"]["isp"]) == []
-    assert document["listen"][0].keys() == {"address", "tls"}
+    shown = {key: None for smarthost in document["smarthost"].values() for key in smarthost}
+    forms = {key.removesuffix("_file").removesuffix("_env"): None for key in shown}
+    assert missing(model.Smarthost, shown | forms) == []
+    assert missing(model.ListenerTls, document["tls"]) == []
+    assert missing(Listen, document["listen"][0] | {"host": "", "port": 0}) == []
     assert document["header_checks"][0].keys() == {"pattern", "action", "scope"}
 
 
@@ -196,6 +200,16 @@ def test_a_relative_queue_path_starts_at_the_folder_of_the_file(
     assert load_config(tmp_path / "relay.toml", {}).queue.path == tmp_path / "state/queue.db"
     monkeypatch.chdir(tmp_path)
     assert load_config(Path("relay.toml"), {}).queue.path == tmp_path / "state/queue.db"
+
+
+def test_all_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text(
+        '[tls]\ncertificate = "c.pem"\nkey = "/k.pem"\n[smarthost.isp]\nhost = "isp.test"\n'
+        'username = "me"\npassword_file = "secret"\n'
+    )
+    config = load_config(tmp_path / "relay.toml", {})
+    assert (config.tls.certificate, config.tls.key) == (tmp_path / "c.pem", Path("/k.pem"))
+    assert config.smarthost["isp"].password == Secret(file=tmp_path / "secret")
 
 
 @pytest.mark.parametrize("postmaster", ["me@gw.test", "me@GW.test"])

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from relay.config.loading import parse_config
+from relay.config.loading import ConfigError, parse_config
 from relay.config.model import Config
 from relay.config.rendering import render
+from relay.config.secret_values import HIDDEN
 
 FULL = r"""
 hostname = "gw1.maison.mrs"
@@ -15,8 +16,28 @@ postmaster = '"chris home"@free.fr'
 relayhost = "plain"
 [[listen]]
 address = "[::1]:2525"
+tls_minimum = "1.0"
+auth = "any"
+clear_password = true
+[tls]
+certificate = "/etc/relay/fullchain.pem"
+key = "/etc/relay/key.pem"
 [smarthost.isp]
 host = "smtp.example.com"
+username = "chris"
+password_file = "/run/secrets/isp"
+connections = 2
+rate = "100/hour"
+[smarthost.office]
+provider = "microsoft365"
+username = "chris@maison.example"
+password_env = "OFFICE"
+[smarthost.gmail]
+provider = "gmail"
+username = "chris@gmail.com"
+auth = "xoauth2"
+client_id = "mine"
+client_secret_file = "/run/secrets/gmail"
 [smarthost.plain]
 host = "10.0.0.5"
 port = 2525
@@ -30,6 +51,10 @@ tls = "none"
 "e.test" = "discard"
 "f.test" = "error:"
 "g.test" = { via = "mx", internal = true }
+[sender_relayhost]
+"@gmail.com" = "gmail"
+'"a b"@x.test' = "office"
+"@lan" = "hub.test"
 [sender_canonical]
 root = 'Chris "x" (gw1) <chris@free.fr>'
 '"a b"@x.test' = '"c d"@x.test'
@@ -68,6 +93,11 @@ def test_every_key_of_the_example_is_shown() -> None:
 def test_smarthosts_are_shown_by_name() -> None:
     table = render(parse(FULL))
     assert table["relayhost"] == "plain"
+    assert table["sender_relayhost"] == {
+        "@gmail.com": "gmail",
+        '"a b"@x.test': "office",
+        "@lan": "hub.test",
+    }
     assert table["transport"] == {
         "*": "isp",
         '"a b"@x.test': "hub.test:2525",
@@ -78,3 +108,45 @@ def test_smarthosts_are_shown_by_name() -> None:
         "f.test": "error:5.1.1 Mail for this address is not accepted here",
         "g.test": {"via": "mx", "internal": True},
     }
+
+
+SECRETS = """
+[[listen]]
+auth = "required"
+clear_password = true
+[users]
+scanner = "{hash}"
+[smarthost.isp]
+host = "smtp.example.com"
+username = "chris"
+password = "{password}"
+[smarthost.gmail]
+provider = "gmail"
+username = "chris@gmail.com"
+auth = "xoauth2"
+client_id = "mine"
+client_secret = "{secret}"
+"""
+SECRET_VALUES = {
+    "hash": "$scrypt$ln=14,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$ca+UNSvPUNsDvh2I8ijnHGGJJAVw6AORKGaw/11W0N0",
+    "password": "hunter2",
+    "secret": "GOCSPX-hunter3",
+}
+
+
+def test_secrets_are_shown_as_hidden_and_asked_for_when_that_is_read() -> None:
+    config = parse(SECRETS.format(**SECRET_VALUES))
+    shown = tomli_w.dumps(render(config))
+    assert not any(secret in text for secret in SECRET_VALUES.values() for text in (shown, repr(config)))
+    with pytest.raises(ConfigError) as caught:
+        parse(shown)
+    assert len(caught.value.errors) == 3
+    assert all("put the secret here" in error for error in caught.value.errors)
+
+
+def test_what_is_shown_is_complete_but_for_the_secrets() -> None:
+    config = parse(SECRETS.format(**SECRET_VALUES))
+    shown = tomli_w.dumps(render(config))
+    for secret in SECRET_VALUES.values():
+        shown = shown.replace(HIDDEN, secret, 1)
+    assert parse(shown) == config

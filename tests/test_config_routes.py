@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from relay.config.loading import parse_config
-from relay.config.model import Config, Smarthost
+from relay.config.model import Config
 from relay.mail.reply import Reply
 from relay.mail.route import ByMx, Discard, NextHop, Refuse, TransportEntry, Via
 
@@ -18,18 +18,13 @@ def via(value: str) -> Via:
     return parse(f"{ISP}[transport]\n'x.test' = '{value}'").transport["x.test"].via
 
 
-def test_smarthosts() -> None:
-    config = parse(f'{ISP}[smarthost.backup]\nhost = "192.168.0.9"')
-    assert config.smarthost == {
-        "isp": Smarthost("smtp.example.com", 587, "none"),
-        "backup": Smarthost("192.168.0.9"),
-    }
+BY_ISP = NextHop("smtp.example.com", 587, tls="none", is_relayhost=True, smarthost="isp", connections=4)
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("isp", NextHop("smtp.example.com", 587, tls="none")),
+        ("isp", BY_ISP),
         ("[a.Sink.test]", NextHop("a.sink.test")),
         ("[a.sink.test]:2525", NextHop("a.sink.test", 2525)),
         ("[nas]", NextHop("nas")),
@@ -59,14 +54,29 @@ def test_values_of_the_transport_table(value: str, expected: Via) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("isp", NextHop("smtp.example.com", 587, tls="none", is_relayhost=True)),
+        ("isp", BY_ISP),
         ("[hub.test]:2525", NextHop("hub.test", 2525, is_relayhost=True)),
         ("hub.test", NextHop("hub.test", use_mx=True, is_relayhost=True)),
         ("127.0.0.11", NextHop("127.0.0.11", is_relayhost=True)),
     ],
 )
-def test_forms_of_relayhost(value: str, expected: NextHop) -> None:
+def test_forms_of_relayhost_and_sender_relayhost(value: str, expected: NextHop) -> None:
     assert parse(f'relayhost = "{value}"\n{ISP}').relayhost == expected
+    by_sender = parse(f'{ISP}[sender_relayhost]\n"@example.org" = "{value}"').sender_relayhost
+    assert by_sender == {"@example.org": expected}
+
+
+@pytest.mark.parametrize(
+    ("key", "looked_up"),
+    [
+        ("@Gmail.com", "@gmail.com"),
+        ("Chris@Gmail.com", "chris@gmail.com"),
+        ('"a b"@gmail.com', "a b@gmail.com"),
+        ("@bücher.example", "@bücher.example"),
+    ],
+)
+def test_keys_of_sender_relayhost_are_folded(key: str, looked_up: str) -> None:
+    assert list(parse(f"[sender_relayhost]\n'{key}' = '[10.0.0.9]'").sender_relayhost) == [looked_up]
 
 
 @pytest.mark.parametrize(

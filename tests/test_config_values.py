@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.config import values
+from relay.mail.route import Rate
 
 
 @pytest.mark.parametrize(
@@ -74,11 +75,32 @@ def test_a_size_survives_the_way_to_text_and_back(size: int) -> None:
     assert values.parse_size(values.format_size(size)) == size
 
 
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("1/s", Rate(1, 1)),
+        ("30/min", Rate(30, 60)),
+        ("100/hour", Rate(100, 3600)),
+        ("500/day", Rate(500, 86400)),
+    ],
+)
+def test_a_rate_survives_the_way_from_text_and_back(text: str, rate: Rate) -> None:
+    assert values.parse_rate(text) == rate
+    assert values.format_rate(rate) == text
+
+
+@pytest.mark.parametrize("text", ["", "30", "30/m", "30 /min", "0/min", "-1/s", "1.5/s", "٣/s", "1/s\n"])
+def test_other_rates_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a rate"):
+        values.parse_rate(text)
+
+
 @given(st.text())
 def test_whatever_a_parser_does_not_take_is_a_value_error(text: str) -> None:
     for parse in (
         values.parse_duration,
         values.parse_size,
+        values.parse_rate,
         values.parse_domain,
         values.parse_host,
         values.parse_listen_address,

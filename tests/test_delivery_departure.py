@@ -10,12 +10,14 @@ import pytest
 import regex
 
 from relay.delivery.agent import ContentError, Transfer
+from relay.delivery.client import Connection
 from relay.delivery.departure import DepartureRules, Departures
 from relay.mail.attempt import Attempt, Claim
 from relay.mail.envelope import Envelope, Message, Recipient
 from relay.mail.header_checks import Action, HeaderCheck
 from relay.mail.rewrite import Canonical, Home
-from tests.support.delivery import connected
+from relay.mail.route import NextHop
+from tests.support.delivery import connected, settings
 from tests.support.rig import commands_at, messages_at
 from tests.support.smtp_server import NO_PIPELINING, OK, PLAIN_EHLO, Script, ScriptedServer
 
@@ -148,6 +150,22 @@ async def test_a_report_whose_null_sender_is_refused_leaves_with_the_postmasters
         b"FROM:<postmaster@isp.test>",
     ]
     assert len(server.sessions) == 1
+
+
+async def test_where_the_null_sender_is_known_to_be_refused_a_report_leaves_with_the_postmasters() -> None:
+    async with ScriptedServer() as server:
+        for postmaster, given in [(POSTMASTER, a_report()), (POSTMASTER, transfer()), ("", a_report())]:
+            next_hop = NextHop("mx.test", server.port, tls="none", takes_null_sender=False)
+            connection = await Connection.open("mx.test", "127.0.0.1", next_hop, settings())
+            assert isinstance(connection, Connection)
+            attempts = await departures(postmaster=postmaster).send(connection, given)
+            assert {attempt.reply.code for attempt in attempts} == {250}
+            connection.abort()
+    assert [command.split()[1] for command in commands_at(server, b"MAIL")] == [
+        b"FROM:<postmaster@isp.test>",
+        b"FROM:<chris@isp.test>",
+        b"FROM:<>",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,96 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 
 import pytest
 
 from relay.delivery import lane as lanes
-from relay.delivery.agent import ContentError
-from relay.delivery.client import Connection
-from relay.delivery.lane import Endpoint, Lane, Tools, Transfer
-from relay.mail.attempt import Attempt, Claim, Scope
-from relay.mail.envelope import Recipient
+from relay.delivery.agent import ContentError, Endpoint
+from relay.mail.attempt import Attempt, Scope
 from relay.mail.reply import Reply
 from relay.mail.route import NextHop
-from tests.support.delivery import CONTENT, content, message
+from tests.support.delivery import CONTENT
 from tests.support.queue import NOW
-from tests.support.rig import Now, ServerAt, commands_at, connect, messages_at, next_hop_of, settle, until
+from tests.support.rig import ServerAt, commands_at, messages_at, next_hop_of, settle, until
+from tests.support.site import Site, unused_port
 from tests.support.smtp_server import DROP, HANG, OK, Script, ScriptedServer, Wait
 
-HERE = [Endpoint("mx.test", "127.0.0.1")]
 BOTH = [Endpoint("mx1.test", "127.0.0.1"), Endpoint("mx2.test", "127.0.0.2")]
 TAKEN = b"250 2.0.0 taken\r\n"
 BUSY = b"421 4.7.0 too many connections\r\n"
 
 
-@dataclass
-class Site:
-    """A lane, and what tests watch of it."""
-
-    lane: Lane
-    now: Now
-    reports: list[Mapping[Recipient, Attempt | None]] = field(default_factory=list)
-    changes: int = 0
-    endpoints: Sequence[Endpoint] | Attempt = field(default_factory=lambda: HERE)
-    errors: list[Exception] = field(default_factory=list)
-    """What sending raises next."""
-
-    def submit(self, *addresses: str) -> Transfer:
-        asked = message(*(addresses or ("a@dest.test",)))
-        transfer = Transfer(
-            Claim(asked), asked.envelope.recipients, internal=False, report=self.reports.append
-        )
-        assert self.lane.submit(transfer)
-        return transfer
-
-    @property
-    def replies(self) -> list[str]:
-        """What was reported of each recipient, in the order of the reports."""
-        return [
-            str(attempt.reply) if attempt else "given up"
-            for report in self.reports
-            for attempt in report.values()
-        ]
-
-    async def until_reported(self, count: int = 1) -> None:
-        await until(lambda: len(self.replies) >= count)
-
-    def reopen(self, next_hop: NextHop) -> None:
-        self.lane = Lane(next_hop, self.tools())
-
-    def tools(self) -> Tools:
-        async def endpoints(_: NextHop) -> Sequence[Endpoint] | Attempt:
-            if isinstance(self.endpoints, Exception):
-                raise self.endpoints
-            return self.endpoints
-
-        async def send(connection: Connection, transfer: Transfer) -> list[Attempt]:
-            if self.errors:
-                raise self.errors.pop()
-            return await connection.transfer(message(*transfer.recipients), content())
-
-        def changed() -> None:
-            self.changes += 1
-
-        return Tools(endpoints, connect, send, lambda failures, now: now + 100 * failures, self.now, changed)
-
-
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    made = Site(lane=None, now=Now())  # type: ignore[arg-type]  # reopen gives it one
-    made.reopen(NextHop("mx.test", 1, tls="none"))
-    yield made
-    await made.lane.close(0)
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    async with Site.opened() as made:
+        yield made
 
 
 async def test_a_transfer_is_sent_and_each_recipient_reported(site: Site) -> None:

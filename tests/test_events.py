@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def make_message(text: str = "", *recipients: Recipient) -> Message:
 
 def every_event(text: str) -> list[Call]:
     """Return every event with a text wherever a text can stand."""
-    client = Client(text, text, text, text)
+    client = Client(text, text, text, text, text, text)
     recipient = Recipient(text, original=text)
     message = make_message(text, recipient)
     reply = Reply(550, text, text)
@@ -66,6 +67,9 @@ def every_event(text: str) -> list[Call]:
         (events.connected, (client,)),
         (events.disconnected, (client, 3)),
         (events.lost, (client, text)),
+        (events.encrypted, (client, text, text)),
+        (events.handshake_failed, (client, text)),
+        (events.login_failed, (client, text, text, text)),
         (events.session_failed, (client, error)),
         (events.refused, (client, text, reply, text, text)),
         (events.accepted, (message, client, text)),
@@ -73,6 +77,7 @@ def every_event(text: str) -> list[Call]:
         (events.attempted, (message, recipient, State.BOUNCED, attempt, 0.0)),
         (events.reported, (message, "failure", message)),
         (events.next_hop_backed_off, (text, 12.3, text)),
+        (events.login_refused, (text, 12.3, attempt.reply)),
         (events.next_hop_recovered, (text,)),
         (events.removed, (text,)),
         (events.commanded, (text, text, 2)),
@@ -167,6 +172,22 @@ class TestText:
     def test_an_accepted_message(self) -> None:
         assert text_of(events.accepted, make_message(), CLIENT, "<1@pc>") == (
             "3F: client=pc.gw.test[192.168.0.3], message-id=<1@pc>, from=<a@gw.test>, size=1000, nrcpt=1"
+        )
+        user = replace(CLIENT, user="anna", sasl_method="LOGIN")
+        assert text_of(events.accepted, make_message(), user, "<1@pc>").startswith(
+            "3F: client=pc.gw.test[192.168.0.3], sasl_method=LOGIN, sasl_username=anna, message-id=<1@pc>, "
+        )
+
+    def test_tls_and_logins(self) -> None:
+        assert text_of(events.encrypted, CLIENT, "TLSv1.3", "AES") == (
+            "Anonymous TLS connection established from pc.gw.test[192.168.0.3]: TLSv1.3 with cipher AES"
+        )
+        assert text_of(events.handshake_failed, CLIENT, "it is too old") == (
+            "TLS handshake with pc.gw.test[192.168.0.3] failed: it is too old"
+        )
+        assert text_of(events.login_failed, CLIENT, "PLAIN", "anna", "wrong password") == (
+            "warning: pc.gw.test[192.168.0.3]: SASL PLAIN authentication failed: wrong password, "
+            "sasl_username=anna"
         )
 
     @pytest.mark.parametrize(

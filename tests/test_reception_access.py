@@ -47,6 +47,11 @@ def test_the_world_may_not_relay(address: str) -> None:
     assert (reply.code, reply.enhanced) == (554, "5.7.1")
 
 
+def test_who_has_logged_in_may_relay_from_anywhere() -> None:
+    client = Client("1.2.3.4", user="anna")
+    assert Access(PRIVATE_NETWORKS).judge(client, Recipient("anna@example.com")) is None
+
+
 def test_the_refusal_names_the_recipient_the_address_and_the_remedy() -> None:
     reply = judge(Access((ip_network("10.0.0.0/8"),)), "1.2.3.4")
     assert reply

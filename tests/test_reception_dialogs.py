@@ -13,10 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from relay.config.model import Limits
-from relay.reception.access import ClientLimits
-from relay.reception.session import Roster, Session
-from tests.support.reception import SETTINGS, MemoryIntake, Message, Wire, connected, make_names, serving
+from relay.reception.session import Session
+from tests.support.reception import (
+    LISTENER,
+    SETTINGS,
+    MemoryIntake,
+    Message,
+    Wire,
+    connected,
+    make_shared,
+    serving,
+)
 
 DIALOGS = sorted((Path(__file__).parent / "dialogs").glob("*.txt"))
 LINE = re.compile(r"([CcSM]): ?(.*)")
@@ -70,7 +77,7 @@ async def test_dialogue_byte_by_byte(path: Path) -> None:
     dialog = read_dialog(path)
     intake = MemoryIntake()
     wire = Wire()
-    session = Session(intake, SETTINGS, ClientLimits(Limits()), make_names(), Roster())
+    session = Session(intake, SETTINGS, LISTENER, make_shared())
     wire.connect(session)
     await wire.settle()
     for kind, text in dialog:

@@ -18,7 +18,6 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.config.model import Listen
 from relay.mail.arrival import ArrivalRules
 from relay.mail.attempt import Claim, State
 from relay.mail.envelope import Client, Envelope, Message, Recipient
@@ -34,12 +33,13 @@ from relay.queue.selection import Selection
 from relay.queue.store import Store
 from relay.reception.access import Access
 from relay.reception.intake import HEADER_LIMIT, Arrival, Intake, Outlets
+from relay.reception.logins import Logins
 from relay.reception.server import Reception
 from relay.routing.destinations import Destinations
 from tests.support import queue
 from tests.support.postfix_tables import make_pattern, parse_header_checks
 from tests.support.queue import NOW, content_of, opened, states
-from tests.support.reception import LIMITS, SETTINGS, Peer, connected, make_names
+from tests.support.reception import LIMITS, NO_FILES, PLAIN, SETTINGS, Peer, connected, make_names
 
 HOME = Home("gw.test", frozenset({"gw.test"}), "+")
 CLIENT = Client("192.168.0.3", "pc.gw.test", "pc", "ESMTP")
@@ -148,8 +148,8 @@ def check(pattern: str, action: str, text: str = "") -> HeaderCheck:
 @asynccontextmanager
 async def talking(relay: Relay) -> AsyncIterator[Peer]:
     """Connect a client to a session of the relay."""
-    reception = Reception(relay.intake, SETTINGS, LIMITS, make_names())
-    await reception.open([Listen("127.0.0.1", 0)])
+    reception = Reception(relay.intake, SETTINGS, LIMITS, make_names(), Logins({}))
+    await reception.open([PLAIN], NO_FILES)
     try:
         async with connected(reception) as peer:
             yield peer

@@ -10,15 +10,16 @@ import pytest
 
 from relay import events
 from relay.config.model import Limits, Listen
+from relay.reception.logins import Logins
 from relay.reception.server import ListenError, Reception
-from tests.support.reception import LIMITS, SETTINGS, MemoryIntake, connected, make_names, serving
+from tests.support.reception import LIMITS, NO_FILES, SETTINGS, MemoryIntake, connected, make_names, serving
 
 ENVELOPE = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
 
 
 @pytest.fixture
 def reception() -> Reception:
-    return Reception(MemoryIntake(), SETTINGS, LIMITS, make_names(), retry_seconds=0.01)
+    return Reception(MemoryIntake(), SETTINGS, LIMITS, make_names(), Logins({}), retry_seconds=0.01)
 
 
 def take_port(host: str = "127.0.0.1") -> socket.socket:
@@ -29,7 +30,7 @@ def take_port(host: str = "127.0.0.1") -> socket.socket:
 
 
 async def test_several_addresses_are_listened_on(reception: Reception) -> None:
-    await reception.open([Listen("127.0.0.1", 0), Listen("::1", 0)])
+    await reception.open([Listen("127.0.0.1", 0), Listen("::1", 0)], NO_FILES)
     hosts = sorted(address.rpartition(":")[0] for address in reception.addresses)
     assert hosts == ["127.0.0.1", "[::1]"]
     for address in reception.addresses:
@@ -45,7 +46,7 @@ async def test_several_addresses_are_listened_on(reception: Reception) -> None:
 async def test_the_ipv6_wildcard_leaves_the_port_free_for_ipv4(reception: Reception) -> None:
     with take_port() as sock:
         port = sock.getsockname()[1]
-        await reception.open([Listen("::", port)])
+        await reception.open([Listen("::", port)], NO_FILES)
         assert reception.addresses == [f"[::]:{port}"]
         await reception.close(0)
 
@@ -54,7 +55,7 @@ async def test_a_port_in_use_is_explained_and_nothing_stays_open(reception: Rece
     with take_port() as sock:
         port = sock.getsockname()[1]
         with pytest.raises(ListenError) as caught:
-            await reception.open([Listen("127.0.0.1", 0), Listen("127.0.0.1", port)])
+            await reception.open([Listen("127.0.0.1", 0), Listen("127.0.0.1", port)], NO_FILES)
     assert str(caught.value).startswith(
         f"cannot listen on 127.0.0.1:{port}: another program uses this port already. "
     )
@@ -80,7 +81,7 @@ async def test_other_reasons_are_explained(
 
     monkeypatch.setattr(socket, "socket", Refusing)
     with pytest.raises(ListenError, match=f"^cannot listen on 127.0.0.1:25: {reason}"):
-        await reception.open([Listen("127.0.0.1", 25)])
+        await reception.open([Listen("127.0.0.1", 25)], NO_FILES)
 
 
 class Late(socket.socket):
@@ -100,10 +101,10 @@ async def test_an_address_that_comes_later_is_waited_for(
 ) -> None:
     waits: list[str] = []
     monkeypatch.setattr(events, "listener_waits", lambda address, reason: waits.append(f"{address} {reason}"))
+    monkeypatch.setattr(events, "listener_opened", lambda address: waits.append(f"{address} is there"))
     monkeypatch.setattr(socket, "socket", Late)
     monkeypatch.setattr(Late, "attempts", 0)
-    monkeypatch.setattr(events, "listener_opened", lambda address: waits.append(f"{address} is there"))
-    await reception.open([Listen("127.0.0.1", 0)])
+    await reception.open([Listen("127.0.0.1", 0)], NO_FILES)
     assert reception.addresses == []
     [task] = reception._waiting.values()
     await asyncio.wait_for(task, 10)
@@ -122,7 +123,7 @@ async def test_waiting_for_an_address_can_be_given_up(
 ) -> None:
     monkeypatch.setattr(socket, "socket", Late)
     monkeypatch.setattr(Late, "attempts", -1_000_000)
-    await reception.open([Listen("127.0.0.1", 0)])
+    await reception.open([Listen("127.0.0.1", 0)], NO_FILES)
     [task] = reception._waiting.values()
     await reception.close(0)
     await asyncio.wait([task])
@@ -130,12 +131,12 @@ async def test_waiting_for_an_address_can_be_given_up(
 
 
 async def test_addresses_can_be_exchanged_while_sessions_go_on(reception: Reception) -> None:
-    await reception.open([Listen("127.0.0.1", 0)])
+    await reception.open([Listen("127.0.0.1", 0)], NO_FILES)
     [first] = reception.addresses
     async with connected(reception) as peer:
-        await reception.open([Listen("127.0.0.1", 0), Listen("::1", 0)])
+        await reception.open([Listen("127.0.0.1", 0), Listen("::1", 0)], NO_FILES)
         assert first in reception.addresses
-        await reception.open([Listen("::1", 0)])
+        await reception.open([Listen("::1", 0)], NO_FILES)
         assert [address[:5] for address in reception.addresses] == ["[::1]"]
         assert (await peer.ask("NOOP")).startswith("250 ")
         await reception.close(0)

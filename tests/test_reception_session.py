@@ -14,11 +14,21 @@ from relay.config.model import PRIVATE_NETWORKS, Limits
 from relay.mail.envelope import Client, Envelope, Recipient
 from relay.mail.reply import Reply
 from relay.reception import session as session_module
-from relay.reception.access import Access, ClientLimits
+from relay.reception.access import Access
 from relay.reception.connection import LONGEST_LINE
 from relay.reception.reverse import ReverseNames
-from relay.reception.session import Roster, Session, SessionSettings
-from tests.support.reception import SETTINGS, MemoryIntake, Wire, connected, make_names, serving
+from relay.reception.session import Session
+from relay.reception.shared import SessionSettings, Shared
+from tests.support.reception import (
+    LISTENER,
+    SETTINGS,
+    MemoryIntake,
+    Wire,
+    connected,
+    make_names,
+    make_shared,
+    serving,
+)
 
 ENVELOPE = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
 BROKEN = Reply(451, "4.3.0", "")
@@ -30,14 +40,12 @@ class Desk:
 
     intake: MemoryIntake = field(default_factory=MemoryIntake)
     settings: SessionSettings = SETTINGS
-    limits: ClientLimits = field(default_factory=lambda: ClientLimits(Limits()))
-    names: ReverseNames = field(default_factory=make_names)
-    roster: Roster = field(default_factory=Roster)
+    shared: Shared = field(default_factory=make_shared)
     lines: list[Line] = field(default_factory=list)
 
     async def line(self, peer: str | None = "127.0.0.1") -> Line:
         wire = Wire(peer)
-        session = Session(self.intake, self.settings, self.limits, self.names, self.roster)
+        session = Session(self.intake, self.settings, LISTENER, self.shared)
         wire.connect(session)
         await wire.settle()
         line = Line(wire, session)
@@ -79,9 +87,9 @@ async def desk() -> AsyncIterator[Desk]:
     yield desk
     for line in desk.lines:
         await line.vanish()
-    assert desk.roster.sessions == set()
-    assert desk.roster.unfinished == set()
-    assert not desk.limits._connections
+    assert desk.shared.sessions == set()
+    assert desk.shared.unfinished == set()
+    assert not desk.shared.limits._connections
 
 
 @contextmanager
@@ -160,7 +168,7 @@ async def test_every_reply_has_an_enhanced_status_code_and_a_sentence(desk: Desk
 
 
 async def test_a_message_comes_with_client_and_envelope(desk: Desk) -> None:
-    desk.names = make_names(lambda _: ["nas.lan"], lambda _: ["127.0.0.1"])
+    desk.shared.names = make_names(lambda _: ["nas.lan"], lambda _: ["127.0.0.1"])
     line = await desk.line()
     await line.ask(
         "EHLO nas;1",
@@ -193,7 +201,7 @@ async def test_the_name_is_waited_for_when_content_begins_and_not_before(desk: D
     async def addresses(name: str) -> list[str]:
         return ["10.0.0.7"]
 
-    desk.names = ReverseNames(ptr, addresses)
+    desk.shared.names = ReverseNames(ptr, addresses)
     desk.intake.access = Access(PRIVATE_NETWORKS)
     line = await desk.line("::ffff:10.0.0.7")
     assert len(await line.send(ENVELOPE + b"DATA\r\n")) == 0
@@ -401,7 +409,7 @@ async def test_too_many_recipients_are_refused_but_no_error(desk: Desk) -> None:
 
 
 async def test_too_many_connections_are_turned_away(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    desk.limits.limits = Limits(connections_per_client=1)
+    desk.shared.limits.limits = Limits(connections_per_client=1)
     first = await desk.line()
     with log_of(caplog) as log:
         second = await desk.line()
@@ -414,7 +422,7 @@ async def test_too_many_connections_are_turned_away(desk: Desk, caplog: pytest.L
 
 
 async def test_messages_per_hour_are_limited(desk: Desk) -> None:
-    desk.limits.limits = Limits(messages_per_hour=1)
+    desk.shared.limits.limits = Limits(messages_per_hour=1)
     line = await desk.line()
     await line.send(ENVELOPE + b"BDAT 0 LAST\r\n")
     assert (await line.ask("MAIL FROM:<a@b.test>"))[:9] == "450 4.7.1"
@@ -450,7 +458,7 @@ async def test_a_client_may_vanish_at_every_byte(desk: Desk, dialogue: bytes) ->
         await line.vanish()
         assert len(desk.intake.messages) == (length >= end)
         assert desk.intake.aborted == len(desk.intake.begun) - len(desk.intake.messages)
-        assert desk.roster.sessions == set()
+        assert desk.shared.sessions == set()
 
 
 async def test_a_client_that_vanishes_behind_the_final_dot_loses_nothing(desk: Desk) -> None:
@@ -459,10 +467,10 @@ async def test_a_client_that_vanishes_behind_the_final_dot_loses_nothing(desk: D
     await line.send(ENVELOPE + b"DATA\r\nx\r\n.\r\n")
     assert desk.intake.is_finishing.is_set()
     await line.vanish()
-    assert desk.roster.sessions == set()
-    assert len(desk.roster.unfinished) == 1
+    assert desk.shared.sessions == set()
+    assert len(desk.shared.unfinished) == 1
     desk.intake.may_finish.set()
-    await asyncio.wait(desk.roster.unfinished)
+    await asyncio.wait(desk.shared.unfinished)
     assert [message.content for message in desk.intake.messages] == [b"x\r\n"]
     assert desk.intake.aborted == 0
 
@@ -475,8 +483,8 @@ async def test_dropping_a_message_is_not_cut_short_either(desk: Desk) -> None:
     await line.wire.settle()
     assert desk.intake.was_aborted.is_set()
     await line.vanish()
-    assert desk.roster.sessions == set()
-    [task] = desk.roster.unfinished
+    assert desk.shared.sessions == set()
+    [task] = desk.shared.unfinished
     desk.intake.may_abort.set()
     await asyncio.wait([task])
     assert not task.cancelled()
@@ -605,10 +613,10 @@ async def test_a_client_that_does_not_read_is_cut_off_in_the_end(desk: Desk) -> 
     line.session._timeout_cb()
     assert line.wire.writes[-1].startswith(b"421 4.4.2 ")
     await line.wire.settle()
-    assert desk.roster.sessions
+    assert desk.shared.sessions
     line.session._timeout_cb()
     await line.wire.settle()
-    assert not desk.roster.sessions
+    assert not desk.shared.sessions
 
 
 async def test_a_client_that_reads_again_is_served_on(desk: Desk) -> None:
@@ -678,7 +686,7 @@ async def test_a_client_between_chunks_may_finish_too(desk: Desk) -> None:
 
 
 async def test_nobody_is_served_once_the_relay_closes(desk: Desk) -> None:
-    desk.roster.is_closing = True
+    desk.shared.is_closing = True
     line = await desk.line()
     assert line.wire.writes[0].startswith(b"421 4.3.2 ")
     assert line.wire.is_closing()

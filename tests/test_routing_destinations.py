@@ -106,3 +106,29 @@ class TestAPostmasterWithoutADomain:
     @pytest.mark.parametrize("given", ["postmaster@isp.test", "postmaster%isp.test", "root"])
     def test_is_no_other_address(self, given: str) -> None:
         assert DESTINATIONS.expand("postmaster@isp.test", given) == "postmaster@isp.test"
+
+
+@pytest.mark.parametrize(
+    ("sender", "host"),
+    [
+        ("a@client.test", "exact.test"),
+        ("A+x@Client.test", "exact.test"),
+        ("b@client.test", "domain.test"),
+        ("a@other.test", "relayhost.test"),
+        ("", "relayhost.test"),
+    ],
+)
+def test_the_sender_chooses_its_relayhost(sender: str, host: str) -> None:
+    chosen = {"a@client.test": NextHop("exact.test"), "@client.test": NextHop("domain.test")}
+    destinations = Destinations(
+        {}, NextHop("relayhost.test"), Home("home.test", recipient_delimiter="+"), "", chosen
+    )
+    assert destinations.route("you@example.org", sender).via == NextHop(host)
+
+
+def test_the_transport_table_comes_before_the_senders_relayhost() -> None:
+    transport = {"example.org": TransportEntry(NextHop("table.test"))}
+    destinations = Destinations(
+        transport, None, Home("home.test"), "", {"@client.test": NextHop("domain.test")}
+    )
+    assert destinations.route("you@example.org", "a@client.test").via == NextHop("table.test")

@@ -70,7 +70,7 @@ ACCENTS = (
     b"\xe9\xe0\xe7\xe8\xee\xf9\r\n"
     b"\r\n"
 )
-"""The tutorial's message in iso-8859-1, sent as it is ("aucun codage")."""
+"""The tutorial's message in iso-8859-1, sent as it is ("aucun codage"); it does not show the Message-ID."""
 
 GATEWAY_NAME = 'hostname = "gateway1.maison.mrs"'
 STRIP_TRACE = "[[header_checks]]\npattern = '^Received:*'\naction = 'IGNORE'"
@@ -255,6 +255,7 @@ async def test_mail_for_aol_goes_by_the_provider_and_all_other_mail_does_not(tmp
                 "[smarthost.wanadoo]",
                 'host = "127.0.0.1"',
                 f"port = {wanadoo.port}",
+                'tls = "none"',
                 "[transport]",
                 *(f'"{name}" = "wanadoo"' for name in names),
             ]

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import tomli_w
 
 from relay.cli.options import add_config_option, load_chosen_config
+from relay.config.advice import advise
+from relay.config.model import Config
 from relay.config.rendering import render
+from relay.config.secrets import SecretError
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
@@ -20,7 +26,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "check",
         help="validate the configuration and print it",
-        description="Validate the configuration and print it, with defaults and names filled in.",
+        description="Validate the configuration and print it, with defaults and names filled in and secrets"
+        " hidden. Warnings tell where mail may fail all the same.",
     )
     add_config_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of TOML")
@@ -28,6 +35,22 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    table = render(load_chosen_config(args))
+    config = load_chosen_config(args)
+    table = render(config)
     print(json.dumps(table, indent=2, ensure_ascii=False) if args.json else tomli_w.dumps(table).rstrip())
+    for warning in _find_warnings(config):
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _find_warnings(config: Config) -> Iterator[str]:
+    passwords = {}
+    for name, smarthost in config.smarthost.items():
+        try:
+            if smarthost.password:
+                passwords[name] = smarthost.password.read(os.environ)
+            if smarthost.client_secret:
+                smarthost.client_secret.read(os.environ)
+        except SecretError as error:
+            yield f"smarthost.{name}: {error}"
+    yield from advise(config, passwords)

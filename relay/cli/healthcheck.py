@@ -17,7 +17,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "healthcheck",
         help="tell whether the relay is up",
-        description="Exit with status 0 if the relay is up and answers, else with 1.",
+        description="Exit with status 0 if the relay is up and answers, else with 1; print what is wrong.",
     )
     add_config_option(parser)
     parser.set_defaults(run=_healthcheck)
@@ -25,4 +25,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _healthcheck(args: argparse.Namespace) -> int:
     config = load_chosen_config(args)
-    return 0 if request(config.queue.path, {"command": "ping"})["ok"] else 1
+    reply = request(config.queue.path, {"command": "ping"})
+    for problem in reply.get("problems", ()):
+        print(f"degraded: {problem}")
+    return 0 if reply["ok"] else 1

@@ -11,7 +11,7 @@ from importlib import import_module
 import relay
 from relay.config.problems import ConfigError
 
-COMMANDS = ("serve", "check", "queue", "healthcheck")
+COMMANDS = ("serve", "check", "queue", "healthcheck", "login", "passwd")
 """Modules of ``relay.cli`` whose ``add_parser`` sets ``run``; only the one in use is imported."""
 
 EX_CONFIG = 78

@@ -6,27 +6,26 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from pathlib import Path
 
 from relay.config.canonical import read_canonical
 from relay.config.header_checks import read_header_checks
-from relay.config.model import Access, Config, Dns, Limits, Listen, Local, Log, Network, Queue, Rewrite
+from relay.config.listeners import read_listener_tls, read_listeners, read_users
+from relay.config.model import Access, Config, Dns, Limits, Local, Log, Network, Queue, Rewrite
 from relay.config.problems import ConfigError, Problems, describe_toml_error
-from relay.config.routes import parse_relayhost, read_smarthosts, read_transport
+from relay.config.routes import parse_relayhost, read_sender_relayhost, read_transport
 from relay.config.sections import Section
+from relay.config.smarthosts import read_smarthosts
 from relay.config.values import (
     count_from,
     one_of,
     parse_domain,
     parse_duration,
     parse_flag,
-    parse_listen_address,
     parse_mail_address,
     parse_nameserver,
     parse_network,
-    parse_path,
     parse_positive_duration,
     parse_size,
 )
@@ -53,26 +52,29 @@ def find_config(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Return the configuration of the file that ``find_config`` finds; without one, all defaults.
 
-    A relative ``queue.path`` starts at the file's folder, wherever a command is run. Raises ConfigError.
+    Relative paths in it start at its folder, wherever a command is run. Raises ConfigError.
     """
     found = find_config(path, environ)
     text = _read_text(found) if found else ""
-    config = parse_config(text, machine_name=socket.gethostname(), file=str(found or USUAL_PATHS[0]))
-    folder = found.absolute().parent if found else Path.cwd()
-    return replace(config, queue=replace(config.queue, path=folder / config.queue.path))
+    return parse_config(
+        text,
+        machine_name=socket.gethostname(),
+        file=str(found or USUAL_PATHS[0]),
+        folder=found.absolute().parent if found else Path(),
+    )
 
 
-def parse_config(text: str, *, machine_name: str, file: str = "relay.toml") -> Config:
-    """Return the configuration that a TOML text says; ``file`` is its name in errors.
+def parse_config(text: str, *, machine_name: str, file: str = "relay.toml", folder: Path = Path()) -> Config:
+    """Return the configuration that a TOML text says; ``file`` is its name in errors, ``folder`` its place.
 
-    Raises ConfigError.
+    The certificate that it names, if a listener needs it, must be there. Raises ConfigError.
     """
     try:
         # With a line end, tomllib tells the line of an error at the end.
         document = tomllib.loads(text + "\n")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([describe_toml_error(file, text, error)]) from None
-    problems = Problems(file, text)
+    problems = Problems(file, text, folder)
     config = _read_config(Section(problems, (), document), machine_name)
     problems.raise_any()
     return config
@@ -102,7 +104,10 @@ def _read_config(top: Section, machine_name: str) -> Config:
     helo_name = top.read("helo_name", _parse_helo_name, hostname)
     domain = top.read("domain", parse_domain, hostname)
     postmaster = top.read("postmaster", parse_mail_address, "")
-    smarthosts = read_smarthosts(top.table("smarthost"))
+    queue = _read_queue(top.table("queue"))
+    smarthosts = read_smarthosts(top.table("smarthost"), queue.path.parent / "tokens")
+    users = read_users(top.table("users"))
+    listeners = read_listeners(top.tables("listen"), users)
     local = _read_local(top.table("local"), hostname)
     home = Home(domain, frozenset(local.domains))
     config = Config(
@@ -111,16 +116,19 @@ def _read_config(top: Section, machine_name: str) -> Config:
         domain=domain,
         postmaster=postmaster,
         relayhost=top.read("relayhost", parse_relayhost(smarthosts), None),
-        listen=_read_listen(top),
+        listen=listeners,
         access=_read_access(top.table("access")),
+        tls=read_listener_tls(top.table("tls"), is_needed=any(listen.tls != "none" for listen in listeners)),
+        users=users,
         smarthost=smarthosts,
         transport=read_transport(top.table("transport"), smarthosts),
+        sender_relayhost=read_sender_relayhost(top.table("sender_relayhost"), smarthosts),
         sender_canonical=read_canonical(top.table("sender_canonical"), home),
         recipient_canonical=read_canonical(top.table("recipient_canonical"), home),
         rewrite=_read_rewrite(top.table("rewrite")),
         header_checks=read_header_checks(top.tables("header_checks")),
         local=local,
-        queue=_read_queue(top.table("queue")),
+        queue=queue,
         limits=_read_limits(top.table("limits")),
         dns=_read_dns(top.table("dns")),
         log=_read_log(top.table("log")),
@@ -147,19 +155,6 @@ def _parse_helo_name(value: object) -> str:
     if value == "auto":
         raise ValueError('"auto" is not supported yet; write the name, or leave it out to use hostname')
     return parse_domain(value)
-
-
-def _read_listen(top: Section) -> tuple[Listen, ...]:
-    default = Listen()
-    listeners: list[Listen] = []
-    for section in top.tables("listen"):
-        host, port = section.read("address", parse_listen_address, (default.host, default.port))
-        listen = Listen(host, port, section.read("tls", one_of("none"), default.tls))
-        section.reject_unknown()
-        if any((other.host, other.port) == (host, port) for other in listeners):
-            section.reject("is listened on already; keep one of them", "address")
-        listeners.append(listen)
-    return tuple(listeners) or (default,)
 
 
 def _read_access(section: Section) -> Access:
@@ -201,7 +196,7 @@ def _read_local(section: Section, hostname: str) -> Local:
 def _read_queue(section: Section) -> Queue:
     default = Queue()
     queue = Queue(
-        path=section.read("path", parse_path, default.path),
+        path=section.read_path("path", default.path),
         retry=section.read_list("retry", parse_positive_duration, default.retry, may_be_empty=False),
         lifetime=section.read("lifetime", parse_positive_duration, default.lifetime),
         warn_after=section.read("warn_after", parse_duration, default.warn_after),

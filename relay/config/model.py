@@ -13,9 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from relay.config.secrets import Secret
 from relay.mail.header_checks import HeaderCheck
 from relay.mail.rewrite import Canonical
-from relay.mail.route import NextHop, Tls, TransportEntry
+from relay.mail.route import NextHop, Rate, Tls, TransportEntry
 
 Network = IPv4Network | IPv6Network
 
@@ -40,7 +41,10 @@ class Listen:
 
     host: str = "0.0.0.0"
     port: int = 25
-    tls: Literal["none"] = "none"
+    tls: Literal["none", "starttls", "implicit"] = "none"
+    tls_minimum: Literal["1.0", "1.1", "1.2", "1.3"] = "1.2"
+    auth: Literal["none", "optional", "required", "any"] = "none"
+    clear_password: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,31 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerTls:
+    """The certificate of the listeners."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Smarthost:
-    """A named server that takes mail for everywhere."""
+    """A named server that takes mail for everywhere, and the account there."""
 
     host: str
-    port: int = 25
-    tls: Tls = "opportunistic"
+    port: int = 465
+    tls: Tls = "implicit"
+    provider: str = ""
+    username: str = ""
+    password: Secret | None = None
+    auth: Literal["auto", "plain", "login", "cram-md5", "xoauth2"] = "auto"
+    clear_password: bool = False
+    connections: int = 4
+    rate: Rate | None = None
+    client_id: str = ""
+    client_secret: Secret | None = None
+    tenant: str = "common"
+    token_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +146,13 @@ class Config:
     relayhost: NextHop | None = None
     listen: tuple[Listen, ...] = (Listen(),)
     access: Access = Access()
+    tls: ListenerTls = ListenerTls()
+    users: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    """Name to scrypt hash."""
     smarthost: Mapping[str, Smarthost] = field(default_factory=lambda: MappingProxyType({}))
     transport: Mapping[str, TransportEntry] = field(default_factory=lambda: MappingProxyType({}))
+    sender_relayhost: Mapping[str, NextHop] = field(default_factory=lambda: MappingProxyType({}))
+    """Folded sender address or ``@domain`` to next hop."""
     sender_canonical: Canonical = field(default_factory=Canonical)
     recipient_canonical: Canonical = field(default_factory=Canonical)
     rewrite: Rewrite = Rewrite()

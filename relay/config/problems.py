@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 KeyPath = tuple[str | int, ...]
 """Where a value stands: the keys from the top of the file, and places in lists counted from 0."""
@@ -35,7 +36,9 @@ class ConfigError(Exception):
 class Problems:
     """Collects what is wrong with one file."""
 
-    def __init__(self, file: str, text: str) -> None:
+    def __init__(self, file: str, text: str, folder: Path = Path()) -> None:
+        self.folder = folder
+        """Where relative paths in the file start."""
         self._file = file
         self._text = text
         self._found: list[tuple[KeyPath, str]] = []

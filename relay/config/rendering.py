@@ -1,11 +1,13 @@
-"""From a ``Config`` back to what relay.toml would say: every key, with defaults and names filled in."""
+"""From a ``Config`` back to what relay.toml would say: every key, with defaults and names filled in.
+
+Secrets that stand in the file itself are hidden; ``parse_config`` then asks for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from relay.config.model import Access, Config, Listen, Queue, Smarthost
-from relay.config.values import format_duration, format_size
+from relay.config.model import Access, Config, Listen, ListenerTls, Queue, Smarthost
+from relay.config.secret_values import HIDDEN, render_secret
+from relay.config.values import format_duration, format_rate, format_size
 from relay.mail.address import quote_address, quote_local
 from relay.mail.header_checks import HeaderCheck
 from relay.mail.rewrite import Canonical
@@ -15,23 +17,23 @@ Table = dict[str, object]
 
 
 def render(config: Config) -> Table:
-    """Return the table from which ``parse_config`` makes an equal configuration."""
-    smarthosts = config.smarthost
+    """Return the table from which ``parse_config`` makes an equal configuration, hidden secrets apart."""
     return {
         "hostname": config.hostname,
         "helo_name": config.helo_name,
         "domain": config.domain,
         **({"postmaster": quote_address(config.postmaster)} if config.postmaster else {}),
-        **({"relayhost": _render_next_hop(config.relayhost, smarthosts)} if config.relayhost else {}),
+        **({"relayhost": _render_next_hop(config.relayhost)} if config.relayhost else {}),
         "listen": [_render_listen(listen) for listen in config.listen],
         "access": _render_access(config.access),
-        "smarthost": {
-            name: {"host": smarthost.host, "port": smarthost.port, "tls": smarthost.tls}
-            for name, smarthost in smarthosts.items()
-        },
+        "tls": _render_listener_tls(config.tls),
+        "users": dict.fromkeys(config.users, HIDDEN),
+        "smarthost": {name: _render_smarthost(smarthost) for name, smarthost in config.smarthost.items()},
         "transport": {
-            quote_address(key): _render_transport(entry, smarthosts)
-            for key, entry in config.transport.items()
+            quote_address(key): _render_transport(entry) for key, entry in config.transport.items()
+        },
+        "sender_relayhost": {
+            _quote(key): _render_next_hop(hop) for key, hop in config.sender_relayhost.items()
         },
         "sender_canonical": _render_canonical(config.sender_canonical),
         "recipient_canonical": _render_canonical(config.recipient_canonical),
@@ -52,7 +54,43 @@ def render(config: Config) -> Table:
 
 
 def _render_listen(listen: Listen) -> Table:
-    return {"address": _join_port(listen.host, listen.port), "tls": listen.tls}
+    return {
+        "address": _join_port(listen.host, listen.port),
+        "tls": listen.tls,
+        "tls_minimum": listen.tls_minimum,
+        "auth": listen.auth,
+        "clear_password": listen.clear_password,
+    }
+
+
+def _render_listener_tls(tls: ListenerTls) -> Table:
+    files = {"certificate": tls.certificate, "key": tls.key}
+    return {name: str(path) for name, path in files.items() if path}
+
+
+def _render_smarthost(smarthost: Smarthost) -> Table:
+    return {
+        **({"provider": smarthost.provider} if smarthost.provider else {}),
+        "host": smarthost.host,
+        "port": smarthost.port,
+        "tls": smarthost.tls,
+        **({"username": smarthost.username} if smarthost.username else {}),
+        **render_secret("password", smarthost.password),
+        "auth": smarthost.auth,
+        "clear_password": smarthost.clear_password,
+        "connections": smarthost.connections,
+        **({"rate": format_rate(smarthost.rate)} if smarthost.rate else {}),
+        **(_render_oauth(smarthost) if smarthost.auth == "xoauth2" else {}),
+    }
+
+
+def _render_oauth(smarthost: Smarthost) -> Table:
+    return {
+        "client_id": smarthost.client_id,
+        **render_secret("client_secret", smarthost.client_secret),
+        "tenant": smarthost.tenant,
+        "token_file": str(smarthost.token_file),
+    }
 
 
 def _render_access(access: Access) -> Table:
@@ -70,24 +108,22 @@ def _render_queue(queue: Queue) -> Table:
     }
 
 
-def _render_transport(entry: TransportEntry, smarthosts: Mapping[str, Smarthost]) -> object:
-    via = _render_via(entry.via, smarthosts)
+def _render_transport(entry: TransportEntry) -> object:
+    via = _render_via(entry.via)
     return {"via": via, "internal": True} if entry.internal else via
 
 
-def _render_via(via: Via, smarthosts: Mapping[str, Smarthost]) -> str:
+def _render_via(via: Via) -> str:
     if isinstance(via, NextHop):
-        return _render_next_hop(via, smarthosts)
+        return _render_next_hop(via)
     if isinstance(via, Refuse):
         return f"error:{via.reply.enhanced} {via.reply.text}"
     return "mx" if isinstance(via, ByMx) else "discard"
 
 
-def _render_next_hop(hop: NextHop, smarthosts: Mapping[str, Smarthost]) -> str:
-    if not hop.use_mx:
-        for name, smarthost in smarthosts.items():
-            if smarthost == Smarthost(hop.host, hop.port, hop.tls):
-                return name
+def _render_next_hop(hop: NextHop) -> str:
+    if hop.smarthost:
+        return hop.smarthost
     host = hop.host if hop.use_mx else f"[{hop.host}]"
     return host if hop.port == 25 else f"{host}:{hop.port}"
 

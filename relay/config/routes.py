@@ -1,4 +1,4 @@
-"""Where mail may go: ``[smarthost.NAME]``, ``[transport]`` and ``relayhost``."""
+"""Where mail may go: ``[transport]``, ``relayhost`` and ``[sender_relayhost]``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from relay.config.model import Smarthost
 from relay.config.problems import suggest
 from relay.config.sections import Section
+from relay.config.smarthosts import Smarthosts, next_hop_of
 from relay.config.values import (
     KEY_DOMAIN,
-    count_from,
-    one_of,
     parse_flag,
     parse_host,
     parse_ip,
@@ -24,27 +22,10 @@ from relay.mail.address import fold
 from relay.mail.reply import Reply
 from relay.mail.route import ByMx, Discard, NextHop, Refuse, TransportEntry, Via
 
-Smarthosts = Mapping[str, Smarthost]
-
-_RESERVED_NAMES = ("mx", "discard", "error")
-_SMARTHOST_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _POSTFIX_TRANSPORT = re.compile(r"(?:smtp|relay|lmtp|local|virtual):(?!\d+$)")
+_NO_NEXT_HOP = re.compile(r"(?:error|retry|discard):")
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?:(:)(.*))?")
 _STATUS = re.compile(r"[245](\.\d{1,3}\.\d{1,3})(?:\s+|$)", re.ASCII)
-
-
-def read_smarthosts(section: Section) -> Smarthosts:
-    """Return the ``[smarthost.NAME]`` tables by name."""
-    smarthosts = {}
-    for name, _ in section.own_keys(_parse_smarthost_name):
-        table = section.table(name)
-        smarthosts[name] = Smarthost(
-            host=table.require("host", parse_host) or "",
-            port=table.read("port", count_from(1, 65535), 25),
-            tls=table.read("tls", one_of("opportunistic", "none"), "opportunistic"),
-        )
-        table.reject_unknown()
-    return MappingProxyType(smarthosts)
 
 
 def read_transport(section: Section, smarthosts: Smarthosts) -> Mapping[str, TransportEntry]:
@@ -69,7 +50,7 @@ def read_transport(section: Section, smarthosts: Smarthosts) -> Mapping[str, Tra
 
 
 def parse_relayhost(smarthosts: Smarthosts) -> Callable[[object], NextHop]:
-    """Return the parser of ``relayhost``."""
+    """Return the parser of ``relayhost`` and of the values of ``[sender_relayhost]``."""
 
     def parse(value: object) -> NextHop:
         return _parse_next_hop(parse_text(value), smarthosts, keywords=(), is_relayhost=True)
@@ -77,12 +58,20 @@ def parse_relayhost(smarthosts: Smarthosts) -> Callable[[object], NextHop]:
     return parse
 
 
-def _parse_smarthost_name(name: str) -> str:
-    if name in _RESERVED_NAMES:
-        raise ValueError(f'"{name}" has a meaning of its own in [transport]; choose another name')
-    if not _SMARTHOST_NAME.fullmatch(name):
-        raise ValueError("the name of a smarthost has letters, digits, - and _ only")
-    return name
+def read_sender_relayhost(section: Section, smarthosts: Smarthosts) -> Mapping[str, NextHop]:
+    """Return the next hops of senders under folded keys (sender_dependent_relayhost_maps, postconf(5))."""
+    entries = {}
+    for written, key in section.own_keys(_parse_sender_key):
+        if hop := section.require(written, parse_relayhost(smarthosts)):
+            entries[key] = hop
+    return MappingProxyType(entries)
+
+
+def _parse_sender_key(key: str) -> str:
+    local, at, domain = key.rpartition("@")
+    if at and KEY_DOMAIN.fullmatch(domain) and domain[0] != ".":
+        return fold(f"{parse_local_part(local)}@{domain}" if local else key)
+    raise ValueError('matches no sender; a key is "user@domain" or "@domain"')
 
 
 def _parse_transport_key(key: str) -> str:
@@ -121,11 +110,15 @@ def _parse_next_hop(
     text: str, smarthosts: Smarthosts, *, keywords: tuple[str, ...], is_relayhost: bool = False
 ) -> NextHop:
     if smarthost := smarthosts.get(text):
-        return NextHop(smarthost.host, smarthost.port, tls=smarthost.tls, is_relayhost=is_relayhost)
+        return next_hop_of(text, smarthost)
     if prefix := _POSTFIX_TRANSPORT.match(text):
         raise ValueError(
             f'leave out "{prefix[0]}"; the host stands alone, as in "[192.168.0.9]" or "example.org"'
         )
+    if keyword := _NO_NEXT_HOP.match(text):
+        raise ValueError(f'"{keyword[0]}" cannot stand here; name a host or a smarthost')
+    if text.count("[") != text.count("]"):
+        raise ValueError('a bracket is missing; it is written "[host]" or "[host]:port"')
     if address := parse_ip(text) or parse_ip(f"[{text}]"):
         return NextHop(address, is_relayhost=is_relayhost)
     host, colon, port = text.partition(":")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from relay.config.problems import KeyPath, Problems, suggest
-from relay.config.values import describe
+from relay.config.values import describe, parse_path
 
 Value = TypeVar("Value")
+MaybePath = TypeVar("MaybePath", bound=Path | None)
 
 _TOP_KEYS = ("hostname", "helo_name", "domain", "postmaster", "relayhost")
 
@@ -21,6 +23,8 @@ class Section:
         self._problems = problems
         self._known: list[str] = []
         self._is_table = isinstance(content, dict)
+        self.has_wrong_values = not self._is_table
+        """Whether what was read so far could not all be parsed: then defaults stand in, and say nothing."""
         self._content: dict[str, object] = content if isinstance(content, dict) else {}
         if not self._is_table:
             problems.add(path, f"must be a table, not {describe(content)}")
@@ -35,6 +39,11 @@ class Section:
         if key not in self._content:
             return default
         return self._attempt(parse, self._content[key], default, key)
+
+    def read_path(self, key: str, default: MaybePath) -> Path | MaybePath:
+        """Return the path at a key; a relative one starts at the folder of the file that names it."""
+        path = self.read(key, parse_path, None)
+        return default if path is None else self._problems.folder / path
 
     def require(self, key: str, parse: Callable[[object], Value]) -> Value | None:
         """Return the parsed value of a key that has no default; None if it is missing or wrong."""
@@ -96,6 +105,10 @@ class Section:
             seen[key] = written
             yield written, key
 
+    def has(self, key: str) -> bool:
+        """Return whether the owner has given a key."""
+        return key in self._content
+
     def has_table(self, key: str) -> bool:
         """Return whether the value of a key is a table."""
         return isinstance(self._content.get(key), dict)
@@ -118,4 +131,5 @@ class Section:
             return parse(content)
         except ValueError as error:
             self.reject(str(error), *path)
+            self.has_wrong_values = True
             return default

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from relay.config.model import Network
 from relay.mail.address import unquote_local
+from relay.mail.route import Rate
 
 Word = TypeVar("Word", bound=str)
 
@@ -21,8 +22,10 @@ KEY_DOMAIN = re.compile(r'[^\x00-\x20\x7f@"<>(),;\\]+')
 """What may stand behind the "@" of a key: also a literal, or a domain beyond ASCII as SMTPUTF8 writes it."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_RATE_SECONDS = {"s": 1, "min": 60, "hour": 3600, "day": 86400}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)", re.ASCII)
+_RATE = re.compile(r"(\d{1,9})/(s|min|hour|day)", re.ASCII)
 _SIZE = re.compile(r"(\d{1,12}) ?([KMG]I?B|B)", re.ASCII | re.IGNORECASE)
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _LOCAL_PART = re.compile(r'[^\x00-\x20\x7f()<>@,;:\\"\[\]]+|"(?:[^"\\\r\n]|\\.)*"')
@@ -100,6 +103,23 @@ def format_duration(seconds: float) -> str:
     whole = milliseconds // 1000
     unit = next((unit for unit in ("d", "h", "m") if whole and whole % _SECONDS[unit] == 0), "s")
     return f"{whole // round(_SECONDS[unit])}{unit}"
+
+
+def parse_rate(value: object) -> Rate:
+    """Return the rate of "30/min" or "1/s"; none at all is refused."""
+    text = _require_text(value, 'a rate in quotes, such as "30/min"')
+    match = _RATE.fullmatch(text)
+    if match is None or not int(match[1]):
+        raise ValueError(
+            f'"{text}" is not a rate; write for example "1/s", "30/min", "100/hour" or "500/day"'
+        )
+    return Rate(int(match[1]), _RATE_SECONDS[match[2]])
+
+
+def format_rate(rate: Rate) -> str:
+    """Return the text from which ``parse_rate`` makes this rate."""
+    unit = next(unit for unit, seconds in _RATE_SECONDS.items() if seconds == rate.seconds)
+    return f"{rate.messages}/{unit}"
 
 
 def parse_size(value: object) -> int:

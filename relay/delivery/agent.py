@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from relay import events
 from relay.delivery.client import Connection
+from relay.delivery.login import is_login_failure
 from relay.mail.attempt import Attempt, Claim, Scope
 from relay.mail.envelope import Recipient
 from relay.mail.reply import Reply
@@ -155,7 +156,7 @@ class Agent:
                 self._on_session()
                 return opened
             failure = opened
-            if failure.reply.is_permanent:
+            if failure.reply.is_permanent or is_login_failure(failure):
                 break
         return failure
 

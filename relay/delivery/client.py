@@ -1,8 +1,7 @@
 """An SMTP client connection to one server, from the greeting to QUIT (RFC 5321, RFC 3207).
 
-Whatever a server or the network does comes back as an ``Attempt``, never as an exception. Opportunistic TLS
-(RFC 7435) hides mail from onlookers where the server lets it: certificates prove nothing here and are not
-looked at, and where TLS does not work the mail goes in plain.
+Whatever a server or the network does comes back as an ``Attempt``, never as an exception. Where TLS must be
+verified, nothing goes on without it; where opportunistic TLS does not work, the mail goes in plain.
 """
 
 from __future__ import annotations
@@ -10,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 
 from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.esmtp import parse_esmtp_extensions
 
-from relay.delivery.commands import Offers
+from relay.delivery import tls
 from relay.delivery.dialogue import Dialogue, Timeouts
+from relay.delivery.login import Account, log_in
 from relay.delivery.protocol import NOT_SMTP, ReplyProtocol
+from relay.delivery.tls import TlsError
 from relay.delivery.transaction import Content, Transaction
 from relay.mail.attempt import Attempt, Scope
 from relay.mail.envelope import Message
 from relay.mail.reply import Reply
-from relay.mail.route import NextHop
+from relay.mail.route import NextHop, Tls
 
 __all__ = ["ClientSettings", "Connection", "Content", "Timeouts"]
 
@@ -36,10 +37,8 @@ class ClientSettings:
     hostname: str
     """The name that the relay greets its own clients with: a server of that name is the relay itself."""
     timeouts: Timeouts = field(default_factory=Timeouts)
-
-
-class TlsError(Exception):
-    """The server offers TLS and it does not work."""
+    account_of: Callable[[NextHop], Account | None] = lambda _: None
+    """Returns the account to log in with; None: no login."""
 
 
 class Connection:
@@ -47,7 +46,8 @@ class Connection:
 
     def __init__(self, host: str, address: str, next_hop: NextHop, settings: ClientSettings) -> None:
         self.address = address
-        self.offers: Offers = {}
+        self.next_hop = next_hop
+        self.offers: dict[str, str] = {}
         """The EHLO keywords in upper case with their parameters; none after HELO."""
         self.was_stale = False
         """Whether the last transfer found a kept connection dead: none of it was sent, no reply counts."""
@@ -69,16 +69,24 @@ class Connection:
         """
         connection = cls(host, address, next_hop, settings)
         try:
-            failure = await connection.start(uses_tls=next_hop.tls != "none")
+            failure = await connection.start(next_hop.tls)
         except TlsError:
             connection = cls(host, address, next_hop, settings)
-            failure = await connection.start(uses_tls=False)
+            failure = await connection.start("none")
         return connection if failure is None else failure
 
-    async def start(self, *, uses_tls: bool) -> Attempt | None:
-        """Connect and open the session; return why there is none. Raises TlsError: try again without."""
+    async def start(self, mode: Tls) -> Attempt | None:
+        """Connect and open the session; return why there is none.
+
+        Raises TlsError where opportunistic TLS does not work: try again without.
+        """
         try:
-            failure = await self._connect() or await self._greet(uses_tls=uses_tls)
+            failure = await self._connect() or await self._open_session(mode)
+        except TlsError as error:
+            self.abort()
+            if mode == "opportunistic":
+                raise
+            return self._refuse_tls("4.7.5", f"TLS with {self._dialogue.server} failed: {error}")
         except SMTPException as error:
             failure = self._dialogue.explain(error, Scope.SITE)
         except BaseException:
@@ -130,7 +138,7 @@ class Connection:
         self._protocol.abort()
 
     async def _connect(self) -> Attempt | None:
-        port = self._dialogue.next_hop.port
+        port = self.next_hop.port
         try:
             async with asyncio.timeout(self._settings.timeouts.connect):
                 await asyncio.get_running_loop().create_connection(lambda: self._protocol, self.address, port)
@@ -141,55 +149,87 @@ class Connection:
         else:
             return None
         reply = Reply(451, "4.4.1", f"connect to {self.label}: {reason}")
-        return Attempt(reply, Scope.SITE, next_hop=self._dialogue.next_hop.key)
+        return Attempt(reply, Scope.SITE, next_hop=self.next_hop.key)
 
-    async def _greet(self, *, uses_tls: bool) -> Attempt | None:
+    async def _open_session(self, mode: Tls) -> Attempt | None:
+        if mode == "implicit":
+            await self._secure(tls.verified())
         self._dialogue.enter("receiving the initial server greeting")
         greeting = await self._dialogue.read(self._settings.timeouts.greeting)
         if not greeting.is_positive:
             return self._dialogue.refuse(greeting)
         failure = await self._say_hello()
-        if failure is None and uses_tls and "STARTTLS" in self.offers:
-            failure = await self._start_tls()
-        own_name = self._settings.hostname.lower()
-        if failure is None and _first_word(greeting) == self._name == own_name:
-            text = f"mail for {self._dialogue.next_hop.host} loops back to myself"
+        if failure is None and mode == "starttls":
+            failure = await self._require_tls()
+        elif failure is None and mode == "opportunistic":
+            failure = await self._prefer_tls()
+        return failure or self._refuse_myself(greeting) or await self._log_in(mode)
+
+    def _refuse_myself(self, greeting: Reply) -> Attempt | None:
+        if _first_word(greeting) == self._name == self._settings.hostname.lower():
+            text = f"mail for {self.next_hop.host} loops back to myself"
             return self._dialogue.remark(Reply(554, "5.4.6", text), Scope.MESSAGE)
-        return failure
+        return None
+
+    async def _log_in(self, mode: Tls) -> Attempt | None:
+        account = self._settings.account_of(self.next_hop)
+        if account is None:
+            return None
+        return await log_in(
+            self._dialogue,
+            account,
+            self.offers.get("AUTH", "").split(),
+            is_protected=mode in {"implicit", "starttls"},
+            seconds=self._settings.timeouts.auth,
+        )
 
     async def _say_hello(self) -> Attempt | None:
         self._require_silence()
         self._dialogue.enter("performing the EHLO handshake")
         reply = await self._introduce("EHLO")
-        extensions, _ = parse_esmtp_extensions(reply.text)
+        extensions, mechanisms = parse_esmtp_extensions(reply.text)
         if reply.is_permanent:
             self._dialogue.enter("performing the HELO handshake")
             reply = await self._introduce("HELO")
-            extensions = {}
+            extensions, mechanisms = {}, []
         if not reply.is_positive:
             return self._dialogue.refuse(reply)
         if not self._protocol.is_connected:
             raise SMTPServerDisconnected("connection lost")
         self._name = _first_word(reply)
         self.offers = {keyword.upper(): value for keyword, value in extensions.items()}
+        if mechanisms:  # of "AUTH LOGIN" and of the old "AUTH=LOGIN"
+            self.offers["AUTH"] = " ".join(dict.fromkeys(mechanisms)).upper()
         return None
 
     async def _introduce(self, verb: str) -> Reply:
         self._protocol.write(f"{verb} {self._settings.helo_name}\r\n".encode())
         return await self._dialogue.read(self._settings.timeouts.ehlo)
 
-    async def _start_tls(self) -> Attempt | None:
-        """Upgrade to TLS and say hello again; a server that refuses STARTTLS is spoken to in plain."""
-        self._dialogue.enter("performing the TLS handshake")
+    # TLS
+
+    async def _require_tls(self) -> Attempt | None:
+        server = self._dialogue.server
+        if "STARTTLS" not in self.offers:
+            text = f"TLS is required, but was not offered by host {server}; was STARTTLS stripped on the way?"
+            return self._refuse_tls("4.7.4", text)
+        refusal = await self._start_tls(tls.verified())
+        if refusal is not None:
+            text = f"TLS is required, but host {server} refused to start TLS: {refusal}"
+            return self._refuse_tls("4.7.4", text)
+        return await self._say_hello()
+
+    async def _prefer_tls(self) -> Attempt | None:
+        """Upgrade to TLS where that works; a server that refuses STARTTLS is spoken to in plain."""
+        if "STARTTLS" not in self.offers:
+            return None
         try:
-            await self._protocol.start_tls(
-                _opportunistic_tls(), server_hostname=self._host, timeout=self._settings.timeouts.starttls
-            )
-        except (SMTPException, OSError, ValueError) as error:
+            refusal = await self._start_tls(tls.opportunistic())
+        except SMTPException as error:
             self._require_silence()
-            if isinstance(error, SMTPResponseException) and error.code >= 400 and error.code != 421:
-                return None
             raise TlsError from error
+        if refusal is not None:
+            return None
         try:
             return await self._say_hello()
         except SMTPResponseException:
@@ -197,24 +237,34 @@ class Connection:
         except SMTPException as error:
             raise TlsError from error
 
+    async def _start_tls(self, context: ssl.SSLContext) -> Reply | None:
+        """Upgrade to TLS; return the reply of a server that refuses. Raises TlsError and SMTPException."""
+        self._dialogue.enter("performing the TLS handshake")
+        self._protocol.write(b"STARTTLS\r\n")
+        reply = await self._dialogue.read(self._settings.timeouts.starttls)
+        if 400 <= reply.code < 600:
+            return reply
+        if reply.code != 220:
+            raise SMTPResponseException(reply.code, str(reply))
+        self._require_silence()
+        await self._secure(context)
+        return None
+
+    async def _secure(self, context: ssl.SSLContext) -> None:
+        if self._protocol.has_unread:
+            raise TlsError(tls.NOT_TLS)
+        try:
+            await self._protocol.secure(context, self._host, self._settings.timeouts.starttls)
+        except (OSError, ValueError) as error:
+            raise TlsError(tls.explain(error)) from error
+
+    def _refuse_tls(self, enhanced: str, text: str) -> Attempt:
+        return self._dialogue.remark(Reply(451, enhanced, text), Scope.SITE)
+
     def _require_silence(self) -> None:
         """Raise where the server spoke unasked: after STARTTLS that is an attack (RFC 3207 section 6)."""
         if self._protocol.has_unread:
             raise SMTPResponseException(NOT_SMTP, "it sent more than it was asked for")
-
-
-@cache
-def _opportunistic_tls() -> ssl.SSLContext:
-    """Return TLS for servers whose certificates nobody checks.
-
-    Every version and cipher that OpenSSL still speaks is allowed: the alternative is no TLS at all.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")
-    return context
 
 
 def _first_word(reply: Reply) -> str:

@@ -75,21 +75,18 @@ class Departures:
 
         Where a server refuses the null reverse-path of a report, the report leaves with the postmaster's.
         """
-        claim = transfer.claim
+        claim, is_internal = transfer.claim, transfer.internal
         envelope = _for_the_wire(claim.message, transfer.recipients)
-        if not transfer.internal:
+        if not is_internal:
             envelope = self._rules.rewrite_envelope(envelope)
-        attempts = await self._send(connection, claim, envelope, is_internal=transfer.internal)
-        if (
-            claim.message.is_report
-            and not envelope.reverse_path
-            and self._rules.postmaster
-            and connection.is_reusable
-            and all(attempt.reply.is_permanent and attempt.command == "MAIL FROM" for attempt in attempts)
-        ):
-            envelope = replace(envelope, reverse_path=self._rules.postmaster)
-            return await self._send(connection, claim, envelope, is_internal=transfer.internal)
-        return attempts
+        if not (claim.message.is_report and self._rules.postmaster and not envelope.reverse_path):
+            return await self._send(connection, claim, envelope, is_internal=is_internal)
+        if connection.next_hop.takes_null_sender:
+            attempts = await self._send(connection, claim, envelope, is_internal=is_internal)
+            if not (connection.is_reusable and all(map(_is_sender_refused, attempts))):
+                return attempts
+        envelope = replace(envelope, reverse_path=self._rules.postmaster)
+        return await self._send(connection, claim, envelope, is_internal=is_internal)
 
     async def _send(
         self, connection: Connection, claim: Claim, envelope: Envelope, *, is_internal: bool
@@ -123,6 +120,10 @@ class Departures:
                 yield chunk
         except Exception as error:
             raise ContentError(str(error)) from error
+
+
+def _is_sender_refused(attempt: Attempt) -> bool:
+    return attempt.reply.is_permanent and attempt.command == "MAIL FROM"
 
 
 def _for_the_wire(message: Message, recipients: tuple[Recipient, ...]) -> Envelope:

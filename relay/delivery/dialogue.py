@@ -21,6 +21,7 @@ class Timeouts:
     ehlo: float = 300.0
     starttls: float = 300.0
     """For the reply to STARTTLS, and once more for the handshake."""
+    auth: float = 300.0
     mail: float = 300.0
     rcpt: float = 300.0
     data: float = 120.0

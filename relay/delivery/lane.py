@@ -2,7 +2,8 @@
 
 A lane opens few connections and keeps each while there is work. When no session can be had, the lane is
 blocked as a whole: whatever waits is deferred with the reason, and after a growing pause one transfer
-probes. Lanes share nothing, so a site that is down or slow holds up no other.
+probes. Where the next hop has a rate, transfers wait for their turn. Lanes share nothing, so a site that is
+down or slow holds up no other.
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ from contextlib import suppress
 
 from relay import events
 from relay.delivery.agent import Agent, Endpoint, Report, Tools, Transfer
+from relay.delivery.login import is_login_failure
+from relay.delivery.pace import Pace
 from relay.mail.attempt import Attempt, Scope
 from relay.mail.route import NextHop
 
 __all__ = ["Endpoint", "Lane", "Report", "Tools", "Transfer"]
 
 CONNECTIONS = 5
-"""Connections to one next hop at once, when it has shown that it answers."""
+"""Connections to one next hop at once, when it has shown that it answers; unless it says how many."""
 FIRST_CONNECTIONS = 2
-"""The same before."""
+"""The same before; only one where there may be an account, lest a wrong password be tried twice at once."""
 BACKLOG = 100
 """Transfers that may wait in memory for one next hop that answers."""
 FIRST_BACKLOG = 20
-"""The same before it has answered: few, so that those that hang don't fill the room of the others."""
+"""The same before it has answered, or under a rate: few, so that they don't fill the room of the others."""
+LOGIN_PAUSE = 300.0
+"""Seconds until the next login after one that failed, at least: too many would have the account locked."""
 IDLE_SECONDS = 5.0
 """How long an unused connection is kept."""
 FORGET_SECONDS = 3600.0
@@ -41,13 +46,17 @@ class Lane:
         """Epoch second of the next probe."""
         self._tools = tools
         self._waiting: deque[Transfer] = deque()
+        self._pace = Pace(next_hop.rate)
+        self._alarm: asyncio.TimerHandle | None = None
+        """Rings when the rate lets the next transfer leave."""
         self._workers: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Event] = []
         """What wakes each worker that rests, keeping its connection, for lack of work."""
         self._failures = 0
         self._last_failure: Attempt | None = None
         self._has_answered = False
-        self._most_connections = CONNECTIONS
+        self._allowed_connections = next_hop.connections or CONNECTIONS
+        self._most_connections = self._allowed_connections
         self._has_turned_away = False
         self._is_closing = False
 
@@ -58,7 +67,11 @@ class Lane:
     def is_disposable(self, now: float) -> bool:
         """Whether nothing worth remembering would be lost with the lane."""
         is_idle = not (self._waiting or self._workers)
-        return is_idle and (not self._failures or now >= self.blocked_until + FORGET_SECONDS)
+        return (
+            is_idle
+            and self._pace.is_at_rest(now)
+            and (not self._failures or now >= self.blocked_until + FORGET_SECONDS)
+        )
 
     def room(self, now: float) -> int:
         """Return how many more messages the lane takes; after a 0, ``changed`` is called when it takes some.
@@ -109,7 +122,7 @@ class Lane:
 
     @property
     def _backlog(self) -> int:
-        return BACKLOG if self._has_answered else FIRST_BACKLOG
+        return BACKLOG if self._has_answered and self.next_hop.rate is None else FIRST_BACKLOG
 
     # Workers
 
@@ -117,17 +130,33 @@ class Lane:
     def _most_workers(self) -> int:
         if self._failures:
             return 1
-        return min(self._most_connections, CONNECTIONS if self._has_answered else FIRST_CONNECTIONS)
+        if self._has_answered:
+            return self._most_connections
+        return min(self._most_connections, 1 if self.next_hop.smarthost else FIRST_CONNECTIONS)
+
+    def _ready(self) -> int:
+        """Return how many of the transfers that wait may leave now."""
+        return min(len(self._waiting), self._pace.allowance(self._tools.now()))
 
     def _employ(self) -> None:
-        """Wake or start a worker for each transfer that waits, as far as the next hop allows."""
-        for _ in self._waiting:
+        """Wake or start a worker for each transfer that may leave, as far as the next hop allows."""
+        self._set_alarm()
+        for _ in range(self._ready()):
             if self._idle:
                 self._idle.pop().set()
             elif len(self._workers) < self._most_workers:
                 self._workers.add(asyncio.get_running_loop().create_task(self._work()))
             else:
                 break
+
+    def _set_alarm(self) -> None:
+        delay = self._pace.delay(self._tools.now())
+        if self._waiting and delay and self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._employ()
 
     async def _work(self) -> None:
         agent = Agent(self.next_hop, self._tools, self._recover)
@@ -150,22 +179,24 @@ class Lane:
             await self._rest()
         elif len(self._workers) > self._most_workers:
             return None
-        if not self._waiting:
+        if not self._ready():
             return None
         transfer = self._waiting.popleft()
+        self._pace.note(self._tools.now())
+        self._set_alarm()
         if self._has_turned_away and len(self._waiting) < self._backlog // 2:
             self._has_turned_away = False
             self._tools.changed()
         return transfer
 
     async def _rest(self) -> None:
-        """Wait until a transfer waits, or for as long as a connection is kept without."""
-        if self._waiting:
+        """Wait until a transfer may leave, or for as long as a connection is kept without."""
+        if self._ready():
             return
-        self._most_connections = CONNECTIONS
+        self._most_connections = self._allowed_connections
         with suppress(TimeoutError):
             async with asyncio.timeout(IDLE_SECONDS):
-                while not (self._waiting or self._is_closing):
+                while not (self._ready() or self._is_closing):
                     alarm = asyncio.Event()
                     self._idle.append(alarm)
                     try:
@@ -197,13 +228,14 @@ class Lane:
             if self._failures:
                 self._forget_failures()  # the answer is definite: the others may have theirs
             transfer.fail(failure)
-        elif others and not self._is_closing:
+        elif others and not self._is_closing and not is_login_failure(failure):
             # While another one has, or may get, a session, the next hop may only want fewer connections.
             self._most_connections = others
             self._waiting.appendleft(transfer)
             self._employ()
         else:
-            self._block(failure)
+            if not self.is_blocked(self._tools.now()):  # by another one that met the same
+                self._block(failure)
             transfer.fail(failure)
 
     def _block(self, failure: Attempt) -> None:
@@ -212,8 +244,12 @@ class Lane:
         self._failures += 1
         self._last_failure = failure
         self.blocked_until = self._tools.pause(self._failures, now)
-        events.next_hop_backed_off(self.next_hop.key, self.blocked_until - now, failure.explain())
+        if is_login_failure(failure):
+            self.blocked_until = max(self.blocked_until, now + LOGIN_PAUSE)
+            events.login_refused(self.next_hop.key, self.blocked_until - now, failure.reply)
+        else:
+            events.next_hop_backed_off(self.next_hop.key, self.blocked_until - now, failure.explain())
         self._has_answered = False
-        self._most_connections = CONNECTIONS
+        self._most_connections = self._allowed_connections
         while self._waiting:
             self._waiting.popleft().fail(failure)

@@ -17,7 +17,7 @@ from relay import events
 from relay.delivery.lane import Lane, Report, Tools, Transfer
 from relay.mail import lifecycle
 from relay.mail.attempt import Attempt, Claim, Outcome, Scope, State
-from relay.mail.envelope import Recipient
+from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply
 from relay.mail.route import Discard, NextHop, Refuse, Route
 
@@ -80,7 +80,7 @@ class Manager:
     def __init__(
         self,
         queue: Queue,
-        route: Callable[[str], Route],
+        route: Callable[[str, str], Route],
         record: Record,
         tools: Callable[[Callable[[int, float], float], Callable[[], None]], Tools],
         clock: Clock,
@@ -88,7 +88,11 @@ class Manager:
         *,
         has_postmaster: bool = True,
     ) -> None:
-        """``tools`` are made of two of the manager's own: when to probe a next hop again, and ``wake``."""
+        """Wire the manager.
+
+        ``route`` gives the way to a recipient for mail of a reverse-path. ``tools`` are made of two of the
+        manager's own: when to probe a next hop again, and ``wake``.
+        """
         self._queue = queue
         self._route = route
         self._record = record
@@ -103,12 +107,15 @@ class Manager:
         self._turned_at = math.inf
         self._is_stopping = False
 
-    def has_room(self, recipients: Iterable[Recipient]) -> bool:
+    def has_room(self, envelope: Envelope) -> bool:
         """Whether a message that arrives now may go to its lanes without being read back from the queue."""
         if len(self._passes) >= IN_FLIGHT or self._is_stopping:
             return False
         now = self._now()
-        return all(self._lane_has_room(recipient, now) for recipient in recipients)
+        hops = {
+            self._route(recipient.address, envelope.reverse_path).via for recipient in envelope.recipients
+        }
+        return all(self._lane_has_room(via, now) for via in hops)
 
     def submit(self, claim: Claim) -> None:
         """Deliver a message that was put into the queue already claimed."""
@@ -204,8 +211,7 @@ class Manager:
             caps[next_hop.key] = min(lane.room(now), caps.get(next_hop.key, IN_FLIGHT))
         return caps
 
-    def _lane_has_room(self, recipient: Recipient, now: float) -> bool:
-        via = self._route(recipient.address).via
+    def _lane_has_room(self, via: NextHop | Discard | Refuse, now: float) -> bool:
         lane = self._lanes.get(via) if isinstance(via, NextHop) else None
         return lane is None or lane.is_blocked(now) or lane.room(now) > 0
 
@@ -238,7 +244,7 @@ class Manager:
     def _hand_out(self, claim: Claim, report: Report) -> list[Outcome]:
         """Give recipients to their lanes; return the outcomes of those whose lane is too full."""
         turned_away: list[Outcome] = []
-        for (via, internal), recipients in self._group(claim.message.envelope.recipients).items():
+        for (via, internal), recipients in self._group(claim.message.envelope).items():
             match via:
                 case NextHop():
                     lane = self._lane(via)
@@ -258,12 +264,10 @@ class Manager:
             lane = self._lanes[next_hop] = Lane(next_hop, self._tools)
         return lane
 
-    def _group(
-        self, recipients: Iterable[Recipient]
-    ) -> dict[tuple[NextHop | Discard | Refuse, bool], list[Recipient]]:
+    def _group(self, envelope: Envelope) -> dict[tuple[NextHop | Discard | Refuse, bool], list[Recipient]]:
         groups: dict[tuple[NextHop | Discard | Refuse, bool], list[Recipient]] = {}
-        for recipient in recipients:
-            route = self._route(recipient.address)
+        for recipient in envelope.recipients:
+            route = self._route(recipient.address, envelope.reverse_path)
             groups.setdefault((route.via, route.internal), []).append(recipient)
         return groups
 
@@ -325,7 +329,7 @@ class Manager:
         self, claim: Claim, recipient: Recipient, attempt: Attempt, started_at: float, now: float
     ) -> float:
         """Return when a deferred recipient is due again: with its next hop where that does not answer."""
-        via = self._route(recipient.address).via
+        via = self._route(recipient.address, claim.message.envelope.reverse_path).via
         if attempt.scope is Scope.SITE and isinstance(via, NextHop) and via in self._lanes:
             return max(now, self._lanes[via].blocked_until)
         return self._next_attempt_at(claim, started_at, now)

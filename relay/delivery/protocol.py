@@ -1,15 +1,16 @@
 """The wire of one SMTP client connection: bytes to replies, content to dot-stuffed bytes.
 
-aiosmtplib's protocol connects, writes under flow control, guards commands against injection and upgrades to
-TLS; all that is used as it is. Its reader is not: it keeps one reply at a time and drops whatever comes with
-it, so it cannot pipeline (RFC 2920), and it takes nonsense and long replies for errors. The reader here gives
-the replies one by one, in the order in which they came. Nothing here knows what a reply is about.
+aiosmtplib's protocol connects, writes under flow control and guards commands against injection; all that is
+used as it is. Its reader is not: it keeps one reply at a time and drops whatever comes with it, so it cannot
+pipeline (RFC 2920), and it takes nonsense and long replies for errors. The reader here gives the replies one
+by one, in the order in which they came. Nothing here knows what a reply is about.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from typing import cast
 
 from aiosmtplib.errors import SMTPReadTimeoutError, SMTPServerDisconnected
@@ -158,6 +159,19 @@ class ReplyProtocol(SMTPProtocol):
             raise SMTPReadTimeoutError("nothing was taken in time") from error
         except OSError as error:
             raise SMTPServerDisconnected("connection lost") from error
+
+    async def secure(self, context: ssl.SSLContext, server_name: str, seconds: float) -> None:
+        """Put TLS between here and the server. Raises OSError, or ValueError for an impossible name."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("connection lost")
+        self.transport = await self._loop.start_tls(
+            cast(asyncio.WriteTransport, transport),
+            self,
+            context,
+            server_hostname=server_name,
+            ssl_handshake_timeout=seconds,
+        )
 
     async def close(self) -> None:
         """Close the connection and wait until it is closed."""

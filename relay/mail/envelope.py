@@ -23,7 +23,11 @@ class Client:
     helo: str = ""
     """The name that the client gave with HELO or EHLO; "" where it gave none."""
     protocol: str = "SMTP"
-    """The keyword of the Received header: SMTP, ESMTP, UTF8SMTP (RFC 3848, RFC 6531)."""
+    """The keyword of the Received header: SMTP, ESMTP, ESMTPSA, UTF8SMTP … (RFC 3848, RFC 6531)."""
+    user: str = ""
+    """The name that the client logged in with; "" where it did not."""
+    sasl_method: str = ""
+    """How it logged in: PLAIN, LOGIN; "" where it did not."""
 
     def __str__(self) -> str:
         """Return ``name[address]``, the form of Postfix's log."""

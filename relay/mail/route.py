@@ -7,7 +7,16 @@ from typing import Literal
 
 from relay.mail.reply import Reply
 
-Tls = Literal["none", "opportunistic"]
+Tls = Literal["implicit", "starttls", "opportunistic", "none"]
+"""``implicit`` and ``starttls`` verify the certificate and its name; the others take what they get."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many messages in so many seconds, at most."""
+
+    messages: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +30,24 @@ class NextHop:
     """Whether ``host`` is a domain to look up by MX (its addresses where it has none)."""
     tls: Tls = "opportunistic"
     is_relayhost: bool = False
-    """Whether all mail goes there: then a name that does not resolve is a deferral, not a bounce."""
+    """Whether the owner chose it for all mail: where its name does not resolve, mail waits."""
+    smarthost: str = ""
+    """The NAME of its [smarthost.NAME], whose account is used there; "" where there is none."""
+    connections: int = 0
+    """Connections at once, at most; 0: as many as the relay thinks fit."""
+    rate: Rate | None = None
+    """How fast messages may leave, where the provider limits it."""
+    takes_null_sender: bool = True
+    """Whether reports may leave with the null reverse-path; else they leave with the postmaster's address."""
 
     @property
     def key(self) -> str:
-        """The name of the next hop in the queue and in limits: ``[host]:port``, or ``domain:port`` by MX."""
-        return f"{self.host}:{self.port}" if self.use_mx else f"[{self.host}]:{self.port}"
+        """The name of the next hop in the queue and in limits.
+
+        ``[host]:port``, or ``domain:port`` by MX; ``NAME=[host]:port`` for an account at a smarthost.
+        """
+        place = f"{self.host}:{self.port}" if self.use_mx else f"[{self.host}]:{self.port}"
+        return f"{self.smarthost}={place}" if self.smarthost else place
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,20 @@ def _describe_recipient(queued: QueuedRecipient) -> dict[str, Any]:
 class ControlServer:
     """Takes requests for the running service, at a socket beside the queue that only its user may open."""
 
-    def __init__(self, store: Store, on_change: Callable[[], None]) -> None:
-        """``on_change`` is called after each command that may have made something due."""
+    def __init__(
+        self,
+        store: Store,
+        on_change: Callable[[], None],
+        problems: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """Serve the commands on a queue.
+
+        ``on_change`` is called after each command that may have made something due; ``problems`` gives the
+        sentences that a ping is answered with: what the owner must mend.
+        """
         self._store = store
         self._on_change = on_change
+        self._problems = problems
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -171,6 +181,8 @@ class ControlServer:
             reply = await perform(self._store, request)
         except (ValueError, TypeError, KeyError, AttributeError):
             return {"ok": False, "error": "not a request"}
+        if request["command"] == "ping" and (problems := [*self._problems()]):
+            reply["problems"] = problems
         if "changed" in reply:
             events.commanded(request["command"], _describe_selection(request), reply["changed"])
             self._on_change()

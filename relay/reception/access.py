@@ -40,8 +40,11 @@ class Access:
         return str(client) != self.gateway and any(client in network for network in self.networks)
 
     def judge(self, client: Client, recipient: Recipient) -> Reply | None:
-        """Return why a client may not send to a recipient, with the remedy; None where it may."""
-        if self.may_relay(client.address):
+        """Return why a client may not send to a recipient, with the remedy; None where it may.
+
+        Whoever has logged in may.
+        """
+        if client.user or self.may_relay(client.address):
             return None
         address = client.address
         denial = f"<{quote_address(recipient.address)}>: relay access denied; your address is {address}"

@@ -1,17 +1,20 @@
 """The connection under an SMTP session: lines and content in, replies out, and a deadline for silence.
 
-aiosmtpd's class is kept for its place between transport and reader, and for STARTTLS and AUTH. Its command
-loop is replaced: this one can pipeline and stream, and the deadline moves while bytes flow.
+aiosmtpd's class is kept for its place between transport and reader. Its command loop is replaced: this one
+can pipeline and stream, and the deadline moves while bytes flow. So are its TLS, which knows only STARTTLS,
+and its AUTH, which it does not offer where a connection was encrypted from the start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 from aiosmtpd.smtp import SMTP
 
 from relay.mail.reply import Reply
 from relay.reception import replies
+from relay.reception.tls import explain_failure
 
 READ_SIZE = 65536
 """Bytes that are read at once."""
@@ -21,6 +24,10 @@ LONGEST_LINE = 12288
 
 class ClientGoneError(Exception):
     """The client closed the connection, or it broke."""
+
+
+class HandshakeError(Exception):
+    """The connection could not be encrypted; the text says why."""
 
 
 class Connection(SMTP):
@@ -38,20 +45,54 @@ class Connection(SMTP):
         self._replies: list[bytes] = []
         self._active_at = 0.0
         self._is_waiting = False
+        self._is_in_handshake = False
+        self._is_encrypted = False
 
     def abort(self) -> None:
         """Break the connection; what is being stored is stored all the same."""
+        if self._is_in_handshake:
+            assert self._handler_coroutine
+            self._handler_coroutine.cancel()  # asyncio would call the handshake a success
         self._writer.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the session (asyncio)."""
+        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the session (asyncio)."""
+        if self._is_in_handshake:
+            self._reader.feed_eof()  # what becomes of the session is the handshake's to say
+        else:
+            super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client (asyncio)."""
         self._active_at = self.loop.time()
-        super().data_received(data)
+        self._reader.feed_data(data)
 
     def eof_received(self) -> bool:
         """Go on, where aiosmtpd would end: a client that has only stopped sending still gets its replies."""
-        asyncio.StreamReaderProtocol.eof_received(self)
-        return self._tls_protocol is None
+        self._reader.feed_eof()
+        return not self._is_encrypted  # TLS cannot go on in one direction
+
+    async def _encrypt(self, context: ssl.SSLContext) -> None:
+        """Begin TLS. What the client sent in clear and was not answered is lost (RFC 3207 section 4.2)."""
+        await self._flush()
+        self._input.clear()
+        self._reader = asyncio.StreamReader(self.line_length_limit, self.loop)
+        assert self._timeout_handle
+        self._timeout_handle.cancel()  # the handshake has a deadline; where it fails, none is needed any more
+        self._is_in_handshake = self._is_encrypted = True
+        try:
+            await self._writer.start_tls(context, ssl_handshake_timeout=self._idle_seconds)
+        except OSError as error:
+            raise HandshakeError(explain_failure(error)) from error
+        finally:
+            self._is_in_handshake = False
+        self._reader.set_transport(self._writer.transport)
+        self._reset_timeout()
 
     async def _read_line(self) -> bytes:
         """Return the next command without its LF; of one that is too long just enough to see that."""

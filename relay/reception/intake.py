@@ -55,7 +55,7 @@ class Outlets:
     """Where mail goes instead: (address after rewriting, address as given)."""
     route: Callable[[str], Route]
     """The way to an address, a refusal where there is none."""
-    has_room: Callable[[Iterable[Recipient]], bool]
+    has_room: Callable[[Envelope], bool]
     """Whether delivery takes one more message from memory."""
     submit: Callable[[Claim], None]
     """Hands a message to delivery, already claimed."""
@@ -244,7 +244,7 @@ class Arrival:
             client=str(self._client),
         )
         is_held = self._inspection.is_held
-        is_claimed = not is_held and outlets.has_room(message.envelope.recipients)
+        is_claimed = not is_held and outlets.has_room(message.envelope)
         retry_at = outlets.retry_at(self._number, self._received_at) if is_claimed else None
         await self._incoming.commit(message, retry_at=retry_at, is_held=is_held)
         self._is_stored = True

@@ -21,7 +21,45 @@ NO_ARGUMENT = Reply(501, "5.5.4", "This command takes nothing behind it.")
 NO_TLS = Reply(
     502, "5.5.1", "This server offers no encryption: turn TLS or STARTTLS off in the mail program."
 )
+START_TLS = Reply(220, "2.0.0", "Ready to start TLS")
+HAS_TLS = Reply(
+    554, "5.5.1", "The mail program asked for encryption, and the connection is encrypted already."
+)
+
+LOGGED_IN = Reply(235, "2.7.0", "Authentication successful")
 NO_LOGIN = Reply(503, "5.5.1", "This server takes no passwords: turn authentication off in the mail program.")
+NO_CLEAR_LOGIN = Reply(
+    503,
+    "5.5.1",
+    "This server takes passwords only over an encrypted connection: turn on STARTTLS in the mail program.",
+)
+LOGIN_NEEDED = Reply(
+    530,
+    "5.7.0",
+    "This server takes mail only after a login: turn on authentication and encryption in the mail program.",
+)
+LOGIN_IN_MAIL = Reply(503, "5.5.1", "The mail program sent a password in the middle of a message.")
+HAS_LOGIN = Reply(503, "5.5.1", "The mail program sent a password though it had logged in already.")
+NO_MECHANISM = Reply(501, "5.5.4", "AUTH must be followed by PLAIN or LOGIN.")
+UNKNOWN_MECHANISM = Reply(
+    535,
+    "5.7.8",
+    "This server does not know this way of sending a password: choose a normal password (PLAIN or LOGIN) in "
+    "the mail program, not an encrypted one.",
+)
+LOGIN_CANCELLED = Reply(501, "5.7.0", "The mail program broke the login off.")
+NOT_BASE64 = Reply(535, "5.7.8", "The mail program sent name or password in a form that is not base64.")
+NOT_PLAIN = Reply(
+    535, "5.7.8", "The mail program sent name and password in a form that is not that of PLAIN."
+)
+LOGIN_FAILED = Reply(
+    535, "5.7.8", "User name or password is wrong: please correct them in the account settings."
+)
+LOGIN_BARRED = Reply(
+    454,
+    "4.7.0",
+    "This user name failed too often from your address: correct the password, and try again in ten minutes.",
+)
 
 NESTED_MAIL = Reply(503, "5.5.1", "The mail program began a second message before the first was sent.")
 MAIL_AFTER_CHUNK = Reply(503, "5.5.1", "The mail program began a message before an earlier one was finished.")

@@ -7,12 +7,17 @@ import errno
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from relay import events
-from relay.config.model import Limits, Listen
+from relay.config.model import Limits, Listen, ListenerTls
 from relay.reception.access import ClientLimits
+from relay.reception.logins import Logins
 from relay.reception.reverse import ReverseNames
-from relay.reception.session import Roster, Session, SessionSettings
+from relay.reception.session import Session
+from relay.reception.shared import Listener, SessionSettings, Shared
+from relay.reception.tls import Certificate, CertificateError
+from relay.reception.tls_server import TlsServer
 from relay.reception.upload import Intake
 
 BACKLOG = 1000
@@ -28,6 +33,10 @@ _REASONS = {
 }
 
 
+Address = tuple[str, int]
+"""Host and port."""
+
+
 class ListenError(Exception):
     """A listen address cannot be used; the message is a sentence for the owner."""
 
@@ -41,48 +50,56 @@ class Reception:
         settings: SessionSettings,
         limits: Limits,
         names: ReverseNames,
+        logins: Logins,
         *,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._intake = intake
         self._settings = settings
-        self._limits = ClientLimits(limits)
-        self._names = names
+        self._shared = Shared(ClientLimits(limits), names, logins)
         self._retry_seconds = retry_seconds
-        self._roster = Roster()
-        self._servers: dict[Listen, asyncio.Server] = {}
-        self._waiting: dict[Listen, asyncio.Task[None]] = {}
+        self._listeners: dict[Address, Listener] = {}
+        self._sockets: dict[Address, socket.socket] = {}
+        self._servers: dict[Address, asyncio.Server | TlsServer] = {}
+        self._waiting: dict[Address, asyncio.Task[None]] = {}
 
     @property
     def addresses(self) -> list[str]:
         """The addresses that are listened on, as ``host:port``; the real port where 0 was asked for."""
-        names = [sock.getsockname() for server in self._servers.values() for sock in server.sockets]
+        names = [sock.getsockname() for sock in self._sockets.values()]
         return [_format_address(host, port) for host, port, *_ in names]
 
     def configure(self, intake: Intake, settings: SessionSettings, limits: Limits) -> None:
         """Follow a changed configuration from the next command on, in open sessions too."""
         self._intake = intake
         self._settings = settings
-        self._limits.limits = limits
-        for session in self._roster.sessions:
+        self._shared.limits.limits = limits
+        for session in self._shared.sessions:
             session.configure(intake, settings)
 
-    async def open(self, listens: Sequence[Listen]) -> None:
-        """Listen on these addresses, and no longer on others; sessions go on.
+    async def open(self, listens: Sequence[Listen], tls: ListenerTls) -> None:
+        """Listen on these addresses, and no longer on others; sessions go on as they began.
 
         An address that the machine does not have yet is waited for. Raises ListenError where another
-        cannot be used; then nothing has changed.
+        cannot be used, or the certificate; then nothing has changed.
         """
-        wanted = set(listens)
-        known = self._servers.keys() | self._waiting.keys()
-        sockets = _bind_all([listen for listen in listens if listen not in known])
-        for listen in known - wanted:
-            self._stop_listening(listen)
-        for listen, sock in sockets.items():
+        try:
+            certificate = Certificate(tls, {listen.tls_minimum for listen in listens if listen.tls != "none"})
+        except CertificateError as error:
+            raise ListenError(str(error)) from error
+        wanted = {(listen.host, listen.port): Listener(listen, certificate) for listen in listens}
+        known = self._sockets.keys() | self._waiting.keys()
+        sockets = _bind_all([address for address in wanted if address not in known])
+        for address in known - wanted.keys():
+            self._stop_listening(address)
+        self._listeners = wanted
+        for address, sock in sockets.items():
             if sock:
-                await self._listen(listen, sock)
+                self._sockets[address] = sock
             else:
-                self._waiting[listen] = asyncio.create_task(self._wait_for(listen))
+                self._waiting[address] = asyncio.create_task(self._wait_for(address))
+        for address in self._sockets:
+            await self._listen(address)
 
     async def close(self, grace_seconds: float) -> None:
         """Stop listening and end all sessions.
@@ -90,76 +107,90 @@ class Reception:
         Idle clients are sent away at once. Those that are sending a message may go on for the grace;
         then their connections are broken. What is being stored or dropped is waited for.
         """
-        self._roster.is_closing = True
-        for listen in [*self._servers, *self._waiting]:
-            self._stop_listening(listen)
-        sessions = [*self._roster.sessions]
+        self._shared.is_closing = True
+        for address in [*self._sockets, *self._waiting]:
+            self._stop_listening(address)
+        for handshake in self._shared.handshakes:
+            handshake.cancel()
+        sessions = [*self._shared.sessions]
         for session in sessions:
             session.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
                 for session in sessions:
                     await session.wait_ended()
-        for session in self._roster.sessions:
+        for session in self._shared.sessions:
             session.abort()
         for session in sessions:
             await session.wait_ended()
-        if self._roster.unfinished:
-            await asyncio.wait(self._roster.unfinished)
+        if unfinished := self._shared.unfinished | self._shared.handshakes:
+            await asyncio.wait(unfinished)
 
-    def _new_session(self) -> Session:
-        return Session(self._intake, self._settings, self._limits, self._names, self._roster)
+    async def _listen(self, address: Address) -> None:
+        """Serve who connects from now on as the address's listener says; the socket stays the same."""
+        if address in self._servers:
+            self._servers[address].close()
+        sock, listener = self._sockets[address].dup(), self._listeners[address]
+        new_session = partial(self._new_session, listener)
+        if listener.listen.tls == "implicit":
+            sock.listen(BACKLOG)
+            seconds = self._settings.idle_seconds
+            self._servers[address] = TlsServer(sock, listener, self._shared, new_session, seconds)
+        else:
+            loop = asyncio.get_running_loop()
+            self._servers[address] = await loop.create_server(new_session, sock=sock, backlog=BACKLOG)
 
-    async def _listen(self, listen: Listen, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        self._servers[listen] = await loop.create_server(self._new_session, sock=sock, backlog=BACKLOG)
+    def _new_session(self, listener: Listener) -> Session:
+        return Session(self._intake, self._settings, listener, self._shared)
 
-    async def _wait_for(self, listen: Listen) -> None:
+    async def _wait_for(self, address: Address) -> None:
         sock = None
         while sock is None:
             await asyncio.sleep(self._retry_seconds)
             try:
-                sock = _bind(listen)
+                sock = _bind(*address)
             except OSError:
                 continue
-        del self._waiting[listen]
-        await self._listen(listen, sock)
-        events.listener_opened(_format_address(listen.host, listen.port))
+        del self._waiting[address]
+        self._sockets[address] = sock
+        await self._listen(address)
+        events.listener_opened(_format_address(*address))
 
-    def _stop_listening(self, listen: Listen) -> None:
-        if listen in self._servers:
-            self._servers.pop(listen).close()
+    def _stop_listening(self, address: Address) -> None:
+        if address in self._waiting:
+            self._waiting.pop(address).cancel()
         else:
-            self._waiting.pop(listen).cancel()
+            self._servers.pop(address).close()
+            self._sockets.pop(address).close()
 
 
-def _bind_all(listens: Sequence[Listen]) -> dict[Listen, socket.socket | None]:
+def _bind_all(addresses: Sequence[Address]) -> dict[Address, socket.socket | None]:
     """Return a socket for each address, None where the machine does not have the address yet."""
-    sockets: dict[Listen, socket.socket | None] = {}
-    for listen in listens:
-        address = _format_address(listen.host, listen.port)
+    sockets: dict[Address, socket.socket | None] = {}
+    for address in addresses:
+        name = _format_address(*address)
         try:
-            sockets[listen] = _bind(listen)
+            sockets[address] = _bind(*address)
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                events.listener_waits(address, "this machine does not have the address yet")
-                sockets[listen] = None
+                events.listener_waits(name, "this machine does not have the address yet")
+                sockets[address] = None
                 continue
             for sock in filter(None, sockets.values()):
                 sock.close()
             reason = _REASONS.get(error.errno or 0, error.strerror)
-            raise ListenError(f"cannot listen on {address}: {reason}") from error
+            raise ListenError(f"cannot listen on {name}: {reason}") from error
     return sockets
 
 
-def _bind(listen: Listen) -> socket.socket:
-    is_ipv6 = ":" in listen.host
+def _bind(host: str, port: int) -> socket.socket:
+    is_ipv6 = ":" in host
     sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((listen.host, listen.port))
+        sock.bind((host, port))
         sock.setblocking(False)
     except OSError:
         sock.close()

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 from relay import events
 from relay.mail import commands
 from relay.mail.commands import Chunk, Mail
-from relay.mail.envelope import UNKNOWN, Client, Envelope, Recipient
+from relay.mail.envelope import Client, Envelope, Recipient
 from relay.mail.reply import Reply
 from relay.reception import replies
-from relay.reception.access import ClientLimits, plain_address
-from relay.reception.connection import LONGEST_LINE, READ_SIZE, ClientGoneError, Connection
+from relay.reception.access import plain_address
+from relay.reception.connection import LONGEST_LINE, READ_SIZE, ClientGoneError, HandshakeError
 from relay.reception.content import ChunkReader, DotReader
-from relay.reception.reverse import ReverseNames
+from relay.reception.introduction import Introduction
+from relay.reception.shared import Listener, SessionSettings, Shared
 from relay.reception.upload import Intake, Upload
 
-LONGEST_NAME = 255
-"""Characters of a HELO name that are kept: no domain is longer."""
 MOST_ERRORS = 20
 """Errors after which a session ends (postconf(5), smtpd_hard_error_limit)."""
 MOST_IDLE_COMMANDS = 100
@@ -30,68 +27,32 @@ MOST_IDLE_COMMANDS = 100
 _IDLE_COMMANDS = frozenset({"NOOP", "RSET", "VRFY", "ETRN", "HELO", "EHLO"})
 _GROUPED_COMMANDS = frozenset({"MAIL", "RCPT", "RSET", "BDAT"})
 """Their replies may wait for those to the next commands that have arrived already (RFC 2920 section 3.2)."""
-_FIXED_ANSWERS = {
-    "NOOP": replies.OK,
-    "QUIT": replies.GOODBYE,
-    "STARTTLS": replies.NO_TLS,
-    "AUTH": replies.NO_LOGIN,
-}
-_KEYWORDS = ("ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING")
+_FIXED_ANSWERS = {"NOOP": replies.OK, "QUIT": replies.GOODBYE}
+_FAILED_LOGINS = (replies.LOGIN_FAILED, replies.LOGIN_BARRED)
+"""They are logged where they are judged."""
 _CLOSING_CODES = frozenset({221, 421, 521})
-_ODD_IN_NAME = re.compile(r"[\x00-\x20\x7f<>()\\\";@]")
 
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """What sessions are told of the configuration."""
-
-    hostname: str
-    message_size: int = 50_000_000
-    """Bytes of content, at most."""
-    recipients: int = 1000
-    """Recipients of one message, at most."""
-    idle_seconds: float = 300.0
-    """How long a client may be silent (RFC 5321 section 4.5.3.2.7)."""
-
-
-@dataclass(slots=True)
-class Roster:
-    """The sessions that are open, and the work that may outlive them."""
-
-    sessions: set[Session] = field(default_factory=set)
-    unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
-    """Messages that are being stored or dropped."""
-    is_closing: bool = False
-    """Whether nobody is served any more."""
-
-
-class Session(Connection):
+class Session(Introduction):
     """The session with one client."""
 
     def __init__(
         self,
         intake: Intake,
         settings: SessionSettings,
-        limits: ClientLimits,
-        names: ReverseNames,
-        roster: Roster,
+        listener: Listener,
+        shared: Shared,
     ) -> None:
-        super().__init__(settings.hostname, settings.idle_seconds)
+        super().__init__(settings, listener, shared)
         self._intake = intake
-        self._settings = settings
-        self._limits = limits
-        self._names = names
-        self._roster = roster
-        self._client = Client("")
         self._is_stopping = False
         self._verb = "CONNECT"
         self._count = 0
         self._errors = 0
         self._idle_commands = 0
-        self._mail: Mail | None = None
         self._sender = ""
         self._recipient = ""
         self._recipients: list[Recipient] = []
@@ -112,7 +73,9 @@ class Session(Connection):
     def stop(self) -> None:
         """Send the client away: at once while it is idle, else when its message is through."""
         self._is_stopping = True
-        if self._is_waiting and self._upload is None:
+        if self._is_in_handshake:
+            self.abort()
+        elif self._is_waiting and self._upload is None:
             self._hang_up(replies.SHUTTING_DOWN)
 
     async def _handle_client(self) -> None:
@@ -122,20 +85,23 @@ class Session(Connection):
             return
         address = plain_address(peer[0])
         self._client = Client(address)
-        refusal = replies.SHUTTING_DOWN if self._roster.is_closing else self._limits.admit(address)
+        refusal = replies.SHUTTING_DOWN if self._shared.is_closing else self._shared.limits.admit(address)
         if refusal:
             events.refused(self._client, "CONNECT", refusal)
             self._hang_up(refusal)
             return
-        self._roster.sessions.add(self)
-        self._name = self._names.begin(address)
-        self._recognise()
+        self._shared.sessions.add(self)
+        self._begin_recognition()
         events.connected(self._client)
+        if self._is_encrypted:
+            self._log_tls()
         try:
             await self._converse()
             events.disconnected(self._client, self._count)
         except ClientGoneError:
             events.lost(self._client, self._verb)
+        except HandshakeError as error:
+            events.handshake_failed(self._client, str(error))
         except asyncio.CancelledError:
             events.lost(self._client, self._verb)
             raise
@@ -143,8 +109,8 @@ class Session(Connection):
             events.session_failed(self._client, error)
             self._hang_up(replies.FAILED)
         finally:
-            self._limits.leave(address)
-            self._roster.sessions.discard(self)
+            self._shared.limits.leave(address)
+            self._shared.sessions.discard(self)
             self._writer.close()
             if self._upload:
                 await self._see_through(self._upload.drop(replies.FAILED))
@@ -162,6 +128,8 @@ class Session(Connection):
                 self._say(reply)
             if self._verb not in _GROUPED_COMMANDS:
                 await self._flush()
+            if reply is replies.START_TLS:
+                await self._secure()
         await self._flush()
 
     async def _answer(self, line: bytes) -> Reply:
@@ -193,11 +161,6 @@ class Session(Connection):
             events.session_failed(self._client, error)
             return replies.FAILED
 
-    def _recognise(self) -> None:
-        """Call the client by its name from now on, if that has been found."""
-        if self._client.name == UNKNOWN and self._name.done():
-            self._client = replace(self._client, name=self._name.result())
-
     def _keep_account(self, reply: Reply) -> None:
         """Count what must not go on for ever, and log what was refused."""
         if self._verb in _IDLE_COMMANDS:
@@ -205,7 +168,8 @@ class Session(Connection):
             self._errors += self._idle_commands > MOST_IDLE_COMMANDS
         if reply.code >= 400 or reply is replies.FOREIGN:
             self._errors += reply is not replies.TOO_MANY_RECIPIENTS
-            events.refused(self._client, self._verb, reply, self._sender, self._recipient)
+            if reply not in _FAILED_LOGINS:
+                events.refused(self._client, self._verb, reply, self._sender, self._recipient)
 
     def _find_farewell(self) -> Reply | None:
         """Return why the session ends after this command, None where it goes on."""
@@ -213,37 +177,20 @@ class Session(Connection):
             return replies.TOO_MANY_ERRORS
         return replies.SHUTTING_DOWN if self._is_stopping and self._upload is None else None
 
-    async def _answer_helo(self, argument: bytes) -> Reply:
-        if not await self._greet(argument):
-            return replies.NO_HOST_NAME
-        return Reply(250, "", self._settings.hostname)
-
-    async def _answer_ehlo(self, argument: bytes) -> Reply:
-        if not await self._greet(argument):
-            return replies.NO_HOST_NAME
-        self._client = replace(self._client, protocol="ESMTP")
-        keywords = ("PIPELINING", f"SIZE {self._settings.message_size}", *_KEYWORDS)
-        return Reply(250, "", "\n".join((self._settings.hostname, *keywords)))
-
-    async def _greet(self, argument: bytes) -> bool:
-        name = argument.decode().split(maxsplit=1)[:1]
-        if name:
-            await self._reset()
-            self._client = replace(self._client, helo=_ODD_IN_NAME.sub("?", name[0])[:LONGEST_NAME])
-        return bool(name)
-
     async def _answer_mail(self, argument: bytes) -> Reply:
         if self._mail:
             return replies.NESTED_MAIL
         if self._is_chunk_refused:
             return replies.MAIL_AFTER_CHUNK
+        if self._listener.listen.auth == "required" and not self._is_logged_in:
+            return replies.LOGIN_NEEDED
         mail = commands.parse_mail(argument)
         if isinstance(mail, Reply):
             return mail
         self._sender = mail.reverse_path
         if mail.size > self._settings.message_size:
             return replies.too_big(self._settings.message_size)
-        refusal = self._limits.refuse_message(self._client.address, self.loop.time())
+        refusal = self._shared.limits.refuse_message(self._account, self.loop.time())
         refusal = refusal or await self._intake.judge_sender(self._client, mail.reverse_path)
         if refusal:
             return refusal
@@ -328,9 +275,8 @@ class Session(Connection):
         return None
 
     async def _begin(self, mail: Mail) -> Upload:
-        await asyncio.shield(self._name)
-        self._recognise()
-        client = replace(self._client, protocol="UTF8SMTP") if mail.is_smtputf8 else self._client
+        await self._end_recognition()
+        client = self._describe_client(is_smtputf8=mail.is_smtputf8)
         envelope = Envelope(
             mail.reverse_path,
             tuple(self._recipients),
@@ -340,7 +286,7 @@ class Session(Connection):
             is_8bitmime=mail.is_8bitmime,
             is_smtputf8=mail.is_smtputf8,
         )
-        self._limits.count_message(client.address, self.loop.time())
+        self._shared.limits.count_message(self._account, self.loop.time())
         return Upload(self._intake.begin(client, envelope), client, self._settings.message_size)
 
     async def _finish(self, upload: Upload) -> Reply:
@@ -356,8 +302,8 @@ class Session(Connection):
     async def _see_through(self, work: Coroutine[Any, Any, T]) -> T:
         """Await what must not be cut short when the client vanishes, which cancels the session."""
         task = self.loop.create_task(work)
-        self._roster.unfinished.add(task)
-        task.add_done_callback(self._roster.unfinished.discard)
+        self._shared.unfinished.add(task)
+        task.add_done_callback(self._shared.unfinished.discard)
         return await asyncio.shield(task)
 
     async def _answer_rset(self, argument: bytes) -> Reply:
@@ -377,9 +323,8 @@ class Session(Connection):
         return commands.answer_etrn(argument)
 
     async def _reset(self) -> None:
-        """Forget the transaction."""
         await self._drop_upload(replies.CHUNK_DROPPED)
-        self._mail = None
+        await super()._reset()
         self._recipients = []
         self._chunks = ChunkReader()
         self._is_chunk_refused = False
@@ -390,8 +335,7 @@ class Session(Connection):
             self._upload = None
 
     _ANSWERS: ClassVar[dict[str, Callable[[Session, bytes], Awaitable[Reply]]]] = {
-        "HELO": _answer_helo,
-        "EHLO": _answer_ehlo,
+        **Introduction.ANSWERS,
         "MAIL": _answer_mail,
         "RCPT": _answer_rcpt,
         "DATA": _answer_data,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from relay.mail.address import fold, split_address
 from relay.mail.reply import Reply
@@ -26,6 +27,8 @@ class Destinations:
     """Mail for its ``local_domains`` stays here, unless the transport table says otherwise."""
     postmaster: str
     """Takes the mail of reserved users; "" where there is none."""
+    sender_relayhost: Mapping[str, NextHop] = field(default_factory=lambda: MappingProxyType({}))
+    """Relayhosts by sender, folded."""
 
     def expand(self, address: str, given: str = "") -> str:
         """Return where mail for an address goes: to the postmaster if it is that of a reserved user.
@@ -36,11 +39,21 @@ class Destinations:
         is_ours = fold(given) == POSTMASTER or (self._is_reserved(address) and self._is_local(address))
         return self.postmaster if self.postmaster and is_ours else address
 
-    def route(self, address: str) -> Route:
-        """Return the way to an address; the transport table comes before everything else."""
+    def route(self, address: str, sender: str = "") -> Route:
+        """Return the way to an address, for mail of a (rewritten) sender.
+
+        The transport table comes before everything else.
+        """
         if self._is_local(address):
             return Route(Refuse(self._explain_refusal(address)))
-        return route(address, self.transport, self.relayhost, self.home)
+        return route(
+            address,
+            self.transport,
+            self.relayhost,
+            self.home,
+            sender=sender,
+            sender_relayhost=self.sender_relayhost,
+        )
 
     def _is_local(self, address: str) -> bool:
         domain = fold(split_address(address)[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from relay.mail.address import fold, join_address, split_address
 from relay.mail.rewrite import Home
@@ -13,12 +14,22 @@ ANY = "*"
 
 
 def route(
-    recipient: str, transport: Mapping[str, TransportEntry], relayhost: NextHop | None, home: Home
+    recipient: str,
+    transport: Mapping[str, TransportEntry],
+    relayhost: NextHop | None,
+    home: Home,
+    *,
+    sender: str = "",
+    sender_relayhost: Mapping[str, NextHop] = MappingProxyType({}),
 ) -> Route:
-    """Return the way to a recipient: its table entry, else the relayhost, else its domain by MX."""
+    """Return the way to a recipient: its table entry, else the relayhost, else its domain by MX.
+
+    An entry of ``sender_relayhost`` for the sender, after rewriting, comes before the relayhost; the null
+    sender has none.
+    """
     entry = entry_for(recipient, transport, home)
     if entry is None:
-        return Route(relayhost or _next_hop_of(recipient))
+        return Route(_relayhost_of(sender, sender_relayhost, home) or relayhost or _next_hop_of(recipient))
     if isinstance(entry.via, ByMx):
         return Route(_next_hop_of(recipient), entry.internal)
     return Route(entry.via, entry.internal)
@@ -45,6 +56,16 @@ def _keys(address: str, home: Home) -> Iterator[str]:
         yield domain[dot:]
         dot = domain.find(".", dot + 1)
     yield ANY
+
+
+def _relayhost_of(sender: str, table: Mapping[str, NextHop], home: Home) -> NextHop | None:
+    """Return the entry of a sender: its address, else that without extension, else its @domain."""
+    if not table or not sender:
+        return None
+    local, domain = split_address(fold(sender))
+    user, _ = home.divide_local(local)
+    keys = (join_address(local, domain), join_address(user, domain), f"@{domain}")
+    return next((table[key] for key in keys if key in table), None)
 
 
 def _next_hop_of(recipient: str) -> NextHop:

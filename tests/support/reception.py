@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from relay.config.model import Limits, Listen
+from relay.config.model import Limits, Listen, ListenerTls
 from relay.mail.envelope import Client, Envelope, Recipient
 from relay.mail.reply import Reply
-from relay.reception.access import Access
+from relay.reception.access import Access, ClientLimits
+from relay.reception.logins import Logins
 from relay.reception.reverse import ReverseNames
 from relay.reception.server import Reception
-from relay.reception.session import SessionSettings
+from relay.reception.shared import Listener, SessionSettings, Shared
+from relay.reception.tls import Certificate
 from relay.reception.upload import Intake
 
 LOOPBACK = Access((ip_network("127.0.0.1/32"), ip_network("::1/128")))
 SETTINGS = SessionSettings("relay.test", idle_seconds=60)
 LIMITS = Limits()
+PLAIN = Listen("127.0.0.1", 0)
+NO_FILES = ListenerTls()
+LISTENER = Listener(PLAIN, Certificate(NO_FILES, ()))
 
 
 @dataclass
@@ -128,9 +134,13 @@ class Peer:
             reply = await self.reply()
         return reply
 
+    async def start_tls(self, tls: ssl.SSLContext) -> None:
+        """Begin TLS behind the reply to STARTTLS."""
+        await self.writer.start_tls(tls, server_hostname="localhost")
+
     async def close(self) -> None:
         self.writer.close()
-        with suppress(ConnectionError):
+        with suppress(OSError):
             await self.writer.wait_closed()
 
 
@@ -146,26 +156,46 @@ def make_names(
     return ReverseNames(look_up_ptr, look_up_addresses)
 
 
+def make_shared(users: Mapping[str, str] | None = None) -> Shared:
+    return Shared(ClientLimits(Limits()), make_names(), Logins(users or {}, delay_seconds=0))
+
+
 @asynccontextmanager
 async def serving(
-    intake: Intake, settings: SessionSettings = SETTINGS, limits: Limits = LIMITS
+    intake: Intake,
+    settings: SessionSettings = SETTINGS,
+    limits: Limits = LIMITS,
+    *,
+    listens: Sequence[Listen] = (PLAIN,),
+    tls: ListenerTls = NO_FILES,
+    users: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Reception]:
     """Run a reception on a free port of the loopback interface."""
-    reception = Reception(intake, settings, limits, make_names())
-    await reception.open([Listen("127.0.0.1", 0)])
+    logins = Logins(users or {}, delay_seconds=0)
+    reception = Reception(intake, settings, limits, make_names(), logins)
+    await reception.open(listens, tls)
     try:
         yield reception
     finally:
         await reception.close(0)
+        logins.close()
 
 
 @asynccontextmanager
 async def connected(
-    reception: Reception, source: str = "127.0.0.1", *, greet: bool = True
+    reception: Reception,
+    source: str = "127.0.0.1",
+    *,
+    at: int = 0,
+    tls: ssl.SSLContext | None = None,
+    greet: bool = True,
 ) -> AsyncIterator[Peer]:
-    """Connect a client to a reception, and read the greeting."""
-    host, _, port = reception.addresses[0].rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), local_addr=(source, 0))
+    """Connect a client to one of a reception's addresses, with TLS at once or not, and read the greeting."""
+    host, _, port = reception.addresses[at].rpartition(":")
+    name = "localhost" if tls else None
+    reader, writer = await asyncio.open_connection(
+        host, int(port), local_addr=(source, 0), ssl=tls, server_hostname=name
+    )
     peer = Peer(reader, writer)
     try:
         if greet:

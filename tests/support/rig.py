@@ -147,7 +147,7 @@ class Rig:
     async def arrive_many(self, count: int, recipient: str = "a@dest.test") -> None:
         await asyncio.gather(*(self.arrive(recipient) for _ in range(count)))
 
-    def _route(self, address: str) -> Route:
+    def _route(self, address: str, _reverse_path: str) -> Route:
         return self.routes[address.rpartition("@")[2]]
 
     async def _find(self, next_hop: NextHop) -> Sequence[Endpoint] | Attempt:

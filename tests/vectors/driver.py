@@ -26,11 +26,13 @@ import tomli_w
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from relay.mail.passwords import make_hash
 from tests.support.postfix_tables import make_pattern, parse_header_checks
 
 HOME = Path("/tmp/oracle/relay")
 CONFIG, LOG, PID, CONTROL = (HOME / name for name in ("relay.toml", "log", "pid", "queue.db.sock"))
 LISTEN = ("127.0.0.1", 25)
+CERTIFICATE, KEY = (Path("/tmp/oracle/relay-tls") / name for name in ("certificate.pem", "key.pem"))
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 _LOCAL_PART = r'(?:"(?:[^"\\]|\\.)*"|[^\s"<>()\[\],;:\\*.@][^\s"<>()\[\],;:\\@]*)'
@@ -38,6 +40,9 @@ _AT_DOMAIN = r'@(?!\.)[^\s@"]+'
 TRANSPORT_KEY = re.compile(rf'\*|{_LOCAL_PART}{_AT_DOMAIN}|\[\S+\]|\.?[^\s@"]+\.[^\s@"]+|\.\w+')
 CANONICAL_KEY = re.compile(rf'{_LOCAL_PART}(?:{_AT_DOMAIN})?|{_AT_DOMAIN}|""')
 """Keys that can match; Postfix never looks at any other, and relay.toml refuses them."""
+
+USERS = {"alice": "secret", "bob@login.test": "hunter2"}
+SENDER_KEY = re.compile(r"[^@]*@(?!\.)[^@]+")
 
 Pairs = list[list[str]]
 Document = dict[str, Any]
@@ -54,7 +59,7 @@ def make_config(case: Mapping[str, Any]) -> Document:
     document: Document = {
         "hostname": base["hostname"],
         "domain": base["origin"],
-        "listen": [{"address": "{}:{}".format(*LISTEN)}],
+        "listen": [{"address": "{}:{}".format(*LISTEN), **make_login(options)}],
         "access": {"networks": base["trusted_networks"]},
         "local": {"domains": base["local_domains"]},
         "limits": make_limits(base, options),
@@ -68,9 +73,33 @@ def make_config(case: Mapping[str, Any]) -> Document:
     }
     if base["relayhost"]:
         document["relayhost"] = base["relayhost"]
+    if "smtpd_sasl_auth_enable" in options:
+        document["users"] = {
+            name: str(make_hash(password.encode(), b"salt")) for name, password in USERS.items()
+        }
+    if "smtpd_tls_security_level" in options:
+        document["tls"] = {"certificate": str(CERTIFICATE), "key": str(KEY)}
     if options.get("smtp_helo_name"):
         document["helo_name"] = options["smtp_helo_name"]
-    return document | make_rewriting(maps)
+    senders = {key: value for key, value in maps.get("sender_relayhost", []) if SENDER_KEY.fullmatch(key)}
+    return document | make_rewriting(maps) | {"sender_relayhost": senders}
+
+
+def make_login(options: Mapping[str, str]) -> Document:
+    """Return what a listener does about TLS and passwords."""
+    login: Document = {}
+    if "smtpd_tls_security_level" in options:
+        login["tls"] = "starttls"
+    if "smtpd_sasl_auth_enable" in options:
+        login |= {"auth": "optional", "clear_password": options.get("smtpd_tls_auth_only") != "yes"}
+    return login
+
+
+def make_certificate() -> None:
+    """Make the certificate of the listener, which no client looks at."""
+    CERTIFICATE.parent.mkdir(parents=True)
+    new = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=relay")
+    subprocess.run([*new, "-keyout", KEY, "-out", CERTIFICATE], check=True, capture_output=True)
 
 
 def read_map(table: Pairs | Mapping[str, str]) -> Pairs:
@@ -152,6 +181,8 @@ def start(case: Mapping[str, Any]) -> None:
     """Start the relay afresh and wait until it listens."""
     shutil.rmtree(HOME, ignore_errors=True)
     HOME.mkdir(parents=True)
+    if not CERTIFICATE.exists():
+        make_certificate()
     try:
         text = tomli_w.dumps(make_config(case))
     except ValueError as error:
