@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -434,6 +434,24 @@ async def test_closing_records_what_was_delivered_and_leaves_the_rest_for_later(
         assert entry.recipients[1].attempts == 0
         assert entry.recipients[1].next_attempt_at <= time.time()
         assert not messages_at(hanging)
+
+
+async def test_what_cannot_be_given_back_costs_no_outcome(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_number: int, _indexes: Sequence[int]) -> None:
+        raise OSError("the disk is on fire")
+
+    monkeypatch.setattr(rig.store, "give_back", fail)
+    next_hop = rig.route_to(server, "closed.test")
+    rig.routes["discard.test"] = Route(Discard())
+    await rig.manager._lane(next_hop).close(0)
+    message = await rig.arrive("a@closed.test", "b@discard.test", is_fresh=True)
+    await rig.until_states(message, State.QUEUED, SENT)
+    async with asyncio.timeout(20):
+        while rig.manager._passes:
+            await settle()
+    assert "not given back, tried again when booked: the disk is on fire" in caplog.text
 
 
 async def test_closing_does_not_wait_for_a_disk_that_is_full(

@@ -152,6 +152,11 @@ async def test_an_unknown_message_is_told(service: Service, queue_id: str) -> No
     }
 
 
+@pytest.mark.parametrize("data", [b"{}\n", b'{"ids": []}\n'])
+async def test_a_request_without_a_command_is_told(service: Service, data: bytes) -> None:
+    assert json.loads(await send(service, data)) == {"ok": False, "error": "unknown command: None"}
+
+
 async def test_actions_are_logged(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "relay")
     message = await accept(service.store)

@@ -291,17 +291,26 @@ class Manager:
             await self._save(claim, turned_away, None)
         left = len(claim.message.envelope.recipients) - len(turned_away)
         outcomes: list[Outcome] = []
+        given_up: list[int] = []
         while left:
             known = dict(await results.get())
             while not results.empty():
                 known.update(results.get_nowait())
             left -= len(known)
-            if given_up := [recipient.index for recipient, attempt in known.items() if attempt is None]:
-                await self._queue.give_back(claim.message.number, given_up)
+            given_up += [recipient.index for recipient, attempt in known.items() if attempt is None]
             fresh = self._judge(claim, known, started_at)
             outcomes += fresh
             if fresh:
                 await self._save(claim, fresh, None if left else outcomes)
+        if given_up:
+            await self._give_back(claim, given_up)
+
+    async def _give_back(self, claim: Claim, indexes: Sequence[int]) -> None:
+        """Make due what was not attempted; where that fails, its booked retry stands."""
+        try:
+            await self._queue.give_back(claim.message.number, indexes)
+        except Exception as error:
+            events.warned(f"{claim.message.queue_id}: not given back, tried again when booked: {error}")
 
     def _judge(
         self, claim: Claim, known: Mapping[Recipient, Attempt | None], started_at: float

@@ -181,7 +181,7 @@ class ControlServer:
             reply = await perform(self._store, request)
         except (ValueError, TypeError, KeyError, AttributeError):
             return {"ok": False, "error": "not a request"}
-        if request["command"] == "ping" and (problems := [*self._problems()]):
+        if request.get("command") == "ping" and (problems := [*self._problems()]):
             reply["problems"] = problems
         if "changed" in reply:
             events.commanded(request["command"], _describe_selection(request), reply["changed"])
