@@ -98,7 +98,7 @@ def _stop_on_signals() -> asyncio.Event:
 @asynccontextmanager
 async def _serving(config: Config) -> AsyncIterator[None]:
     """The relay at work: what is built first is taken down last."""
-    destinations, home = _destinations(config), _home(config)
+    destinations = _destinations(config)
     resolver = Resolver(Myself(config.hostname, config.listen).is_at, config.dns.nameservers)
     logins, tokens = Logins(config.users), _tokens(config)
     store = await Store.open(config.queue.path, retry=_retry(config))
@@ -107,14 +107,14 @@ async def _serving(config: Config) -> AsyncIterator[None]:
             store,
             ReportSettings(config.hostname, config.queue.lifetime, config.postmaster),
             config.queue.warn_after,
-            _report_to(config, destinations, home),
+            _report_to(config, destinations),
             time.time,
         )
         await recorder.report_leftovers()
-        manager = _manager(config, store, destinations, home, resolver, recorder, tokens)
+        manager = _manager(config, store, destinations, resolver, recorder, tokens)
         control = ControlServer(store, manager.retry_now, lambda: [*tokens.problems.values()])
         reception = Reception(
-            _intake(config, store, destinations, home, manager),
+            _intake(config, store, destinations, manager),
             SessionSettings(config.hostname, config.limits.message_size, config.limits.recipients),
             config.limits,
             ReverseNames(resolver.ptr, resolver.addresses),
@@ -178,7 +178,7 @@ def _outside_table(config: Config) -> Canonical:
     return config.sender_canonical if config.rewrite.scope == "external" else Canonical()
 
 
-def _report_to(config: Config, destinations: Destinations, home: Home) -> Callable[[Message], str]:
+def _report_to(config: Config, destinations: Destinations) -> Callable[[Message], str]:
     """Return who is told about a message: its sender as given if that is internal, else as rewritten."""
     table = _outside_table(config)
 
@@ -186,15 +186,15 @@ def _report_to(config: Config, destinations: Destinations, home: Home) -> Callab
         given = message.envelope.given_reverse_path
         if given and destinations.route(given).internal:
             return given
-        return destinations.expand(rewrite_address(message.envelope.reverse_path, table, home))
+        return destinations.expand(rewrite_address(message.envelope.reverse_path, table, destinations.home))
 
     return report_to
 
 
-def _intake(config: Config, store: Store, destinations: Destinations, home: Home, manager: Manager) -> Intake:
+def _intake(config: Config, store: Store, destinations: Destinations, manager: Manager) -> Intake:
     rules = ArrivalRules(
         config.hostname,
-        home,
+        destinations.home,
         sender_canonical=config.sender_canonical if config.rewrite.scope == "all" else Canonical(),
         recipient_canonical=config.recipient_canonical,
     )
@@ -236,13 +236,12 @@ def _manager(
     config: Config,
     store: Store,
     destinations: Destinations,
-    home: Home,
     resolver: Resolver,
     recorder: Recorder,
     tokens: Tokens,
 ) -> Manager:
     rules = DepartureRules(
-        home, _outside_table(config), external_checks(config.header_checks), config.postmaster
+        destinations.home, _outside_table(config), external_checks(config.header_checks), config.postmaster
     )
     departures = Departures(rules, store.read)
     settings = ClientSettings(config.helo_name, config.hostname, account_of=_account_of(config, tokens))
@@ -257,7 +256,7 @@ def _manager(
         return await Connection.open(endpoint.name, endpoint.address, next_hop, settings)
 
     def route(address: str, reverse_path: str) -> Route:
-        return destinations.route(address, rewrite_address(reverse_path, rules.sender_canonical, home))
+        return destinations.route(address, rewrite_address(reverse_path, rules.sender_canonical, rules.home))
 
     return Manager(
         store,

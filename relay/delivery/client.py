@@ -46,7 +46,6 @@ class Connection:
 
     def __init__(self, host: str, address: str, next_hop: NextHop, settings: ClientSettings) -> None:
         self.address = address
-        self.next_hop = next_hop
         self.offers: dict[str, str] = {}
         """The EHLO keywords in upper case with their parameters; none after HELO."""
         self.was_stale = False
@@ -95,6 +94,11 @@ class Connection:
         if failure is not None:
             self.abort()
         return failure
+
+    @property
+    def next_hop(self) -> NextHop:
+        """The next hop that the server belongs to."""
+        return self._dialogue.next_hop
 
     @property
     def label(self) -> str:

@@ -68,7 +68,7 @@ def _choose(
     dialogue: Dialogue, account: Account, offered: Sequence[str], *, is_protected: bool
 ) -> str | Reply:
     """Return the mechanism to use, or why there is none."""
-    section = f"[smarthost.{dialogue.next_hop.smarthost}]"
+    section = _section(dialogue)
     if not (is_protected or account.allows_clear):
         text = f'no login at {dialogue.server} without verified TLS: set tls = "implicit" in {section}'
         return Reply(454, "4.7.11", text)
@@ -128,7 +128,7 @@ class _Login:
 
     async def _offer_token(self, *, is_refused: bool) -> Reply:
         if self._account.token is None:
-            raise SecretError(f"{self._section} has no token")
+            raise SecretError(f"{_section(self._dialogue)} has no token")
         token = await self._account.token(is_refused)
         self._secrets.append(token)
         reply = await self._start("XOAUTH2", auth_xoauth2_encode(self._account.username, token))
@@ -137,7 +137,7 @@ class _Login:
 
     def _password(self) -> str:
         if self._account.password is None:
-            raise SecretError(f"{self._section} has no password")
+            raise SecretError(f"{_section(self._dialogue)} has no password")
         password = self._account.password()
         self._secrets.append(password)
         return password
@@ -174,10 +174,11 @@ class _Login:
         if not reply.is_permanent:
             return Reply(454, reply.dsn, f"no login for now; {said}")
         secret = "token" if self._account.method == "xoauth2" else "password"
-        advice = f"login refused: check username and {secret} of {self._section}"
+        advice = f"login refused: check username and {secret} of {_section(self._dialogue)}"
         enhanced = f"4{reply.dsn[1:]}" if reply.enhanced else "4.7.8"
         return Reply(454, enhanced, f"{advice}; {said}")
 
-    @property
-    def _section(self) -> str:
-        return f"[smarthost.{self._dialogue.next_hop.smarthost}]"
+
+def _section(dialogue: Dialogue) -> str:
+    """Return the place in relay.toml that the owner has to look at."""
+    return f"[smarthost.{dialogue.next_hop.smarthost}]"

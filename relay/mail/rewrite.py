@@ -65,6 +65,8 @@ class Canonical:
         An address that no entry is for is returned as it is. A replacement without a domain gets
         ``home.domain``.
         """
+        if not self.entries:
+            return address, ""
         for key, extension in _keys(address, home):
             entry = self.entries.get(fold(key))
             if entry:

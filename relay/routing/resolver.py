@@ -159,9 +159,9 @@ class Resolver:
         del exchangers[MAX_EXCHANGERS:]
         located = await asyncio.gather(*(self._locate(name) for _, name in exchangers))
         if not any(answer.records for answer in located):
-            worst = max(located, key=lambda answer: answer.problem.is_temporary)
-            name = exchangers[located.index(worst)][1]
-            raise _UnresolvedError(_not_found(name, "A", worst.problem))
+            problems = [(name, answer.problem) for (_, name), answer in zip(exchangers, located, strict=True)]
+            name, problem = max(problems, key=lambda problem: problem[1].is_temporary)
+            raise _UnresolvedError(_not_found(name, "A", problem))
         return [
             Host(name, preference, tuple(answer.texts))
             for (preference, name), answer in zip(exchangers, located, strict=True)
