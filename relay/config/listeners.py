@@ -85,9 +85,10 @@ def _try_file(section: Section, name: str, path: Path) -> None:
 
 
 def _parse_user_name(name: str) -> str:
+    """Return the form in which user names are compared."""
     if not name or not name.isprintable():
         raise ValueError("a user name is one line of printable characters")
-    return name
+    return name.casefold()
 
 
 def _parse_password_hash(value: object) -> str:
