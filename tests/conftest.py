@@ -5,6 +5,7 @@ A test without what it needs is skipped; where CI=true it fails, so that nothing
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 
@@ -14,6 +15,8 @@ from hypothesis import settings
 # A busy machine is no error; and what CI tries is the same each time.
 settings.register_profile("relay", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("relay")
+# asyncio's debug mode warns of what takes long, which on a busy machine is anything.
+logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing %s took"))
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
