@@ -8,29 +8,33 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_network
 
 import relay
 from relay import events
+from relay.config.house import destinations_of
 from relay.config.model import PRIVATE_NETWORKS, Config
+from relay.delivery.agent import Connect, Endpoints
 from relay.delivery.client import ClientSettings, Connection
 from relay.delivery.departure import DepartureRules, Departures
 from relay.delivery.lane import Endpoint, Tools
+from relay.delivery.lmtp import verify_recipient
 from relay.delivery.login import Account
+from relay.delivery.maildir import Maildirs
 from relay.delivery.manager import Clock, Manager
 from relay.delivery.reports import Recorder
 from relay.mail import lifecycle
-from relay.mail.address import fold
 from relay.mail.arrival import ArrivalRules
 from relay.mail.attempt import Attempt
+from relay.mail.destinations import Destinations
 from relay.mail.dsn import ReportSettings
 from relay.mail.envelope import Message
 from relay.mail.header_checks import arrival_checks, external_checks
 from relay.mail.reply import Reply
-from relay.mail.rewrite import Canonical, Home, rewrite_address
+from relay.mail.rewrite import Canonical, rewrite_address
 from relay.mail.route import NextHop, Route
 from relay.oauth.account import oauth_account
 from relay.oauth.tokens import Tokens
@@ -43,7 +47,6 @@ from relay.reception.logins import Logins
 from relay.reception.reverse import ReverseNames
 from relay.reception.server import ListenError, Reception
 from relay.reception.shared import SessionSettings
-from relay.routing.destinations import Destinations
 from relay.routing.myself import Myself
 from relay.routing.resolver import Resolver
 
@@ -98,9 +101,10 @@ def _stop_on_signals() -> asyncio.Event:
 @asynccontextmanager
 async def _serving(config: Config) -> AsyncIterator[None]:
     """The relay at work: what is built first is taken down last."""
-    destinations = _destinations(config)
+    destinations = destinations_of(config)
     resolver = Resolver(Myself(config.hostname, config.listen).is_at, config.dns.nameservers)
     logins, tokens = Logins(config.users), _tokens(config)
+    endpoints, connect = _endpoints(resolver), _connect(config, tokens)
     store = await Store.open(config.queue.path, retry=_retry(config))
     try:
         recorder = Recorder(
@@ -108,13 +112,14 @@ async def _serving(config: Config) -> AsyncIterator[None]:
             ReportSettings(config.hostname, config.queue.lifetime, config.postmaster),
             config.queue.warn_after,
             _report_to(config, destinations),
+            destinations.expand,
             time.time,
         )
         await recorder.report_leftovers()
-        manager = _manager(config, store, destinations, resolver, recorder, tokens)
+        manager = _manager(config, store, destinations, recorder, endpoints, connect)
         control = ControlServer(store, manager.retry_now, lambda: [*tokens.problems.values()])
         reception = Reception(
-            _intake(config, store, destinations, manager),
+            _intake(config, store, destinations, manager, _verify(destinations, endpoints, connect)),
             SessionSettings(config.hostname, config.limits.message_size, config.limits.recipients),
             config.limits,
             ReverseNames(resolver.ptr, resolver.addresses),
@@ -158,17 +163,6 @@ async def _maintain(store: Store, config: Config) -> None:
 # Parts
 
 
-def _home(config: Config) -> Home:
-    literals = (f"[{listen.host}]" for listen in config.listen)
-    return Home(config.domain, frozenset(map(fold, (*config.local.domains, *literals, "[127.0.0.1]"))), "+")
-
-
-def _destinations(config: Config) -> Destinations:
-    return Destinations(
-        config.transport, config.relayhost, _home(config), config.postmaster, config.sender_relayhost
-    )
-
-
 def _retry(config: Config) -> Callable[[int, float, int], float]:
     return lambda attempt, now, number: lifecycle.next_attempt_at(config.queue.retry, attempt, now, number)
 
@@ -184,27 +178,38 @@ def _report_to(config: Config, destinations: Destinations) -> Callable[[Message]
 
     def report_to(message: Message) -> str:
         given = message.envelope.given_reverse_path
-        if given and destinations.route(given).internal:
+        if given and any(destinations.route(reached).internal for reached in destinations.expand(given)):
             return given
-        return destinations.expand(rewrite_address(message.envelope.reverse_path, table, destinations.home))
+        sender = rewrite_address(message.envelope.reverse_path, table, destinations.home)
+        reached = destinations.expand(sender)
+        return reached[0] if len(reached) == 1 else sender
 
     return report_to
 
 
-def _intake(config: Config, store: Store, destinations: Destinations, manager: Manager) -> Intake:
+def _intake(
+    config: Config,
+    store: Store,
+    destinations: Destinations,
+    manager: Manager,
+    verify: Callable[[str], Awaitable[Reply | None]],
+) -> Intake:
     rules = ArrivalRules(
         config.hostname,
         destinations.home,
         sender_canonical=config.sender_canonical if config.rewrite.scope == "all" else Canonical(),
         recipient_canonical=config.recipient_canonical,
     )
-    retry = _retry(config)
+    retry, access = _retry(config), _access(config)
     outlets = Outlets(
         new_number=store.new_number,
         incoming=store.incoming,
-        judge_access=_access(config).judge,
+        is_ours=access.is_ours,
+        judge_access=access.judge,
         expand=destinations.expand,
+        identity=destinations.identity,
         route=destinations.route,
+        verify=verify,
         has_room=manager.has_room,
         submit=manager.submit,
         wake=manager.wake,
@@ -220,7 +225,25 @@ def _access(config: Config) -> Access:
         return Access((ip_network("0.0.0.0/0"), ip_network("::/0")))
     # Behind a container's port forwarding, its default gateway stands for everybody.
     is_default = config.access.networks == PRIVATE_NETWORKS
-    return Access(config.access.networks, default_gateway() if is_default else "")
+    return Access(
+        config.access.networks,
+        default_gateway() if is_default else "",
+        frozenset(config.local.domains) if config.local.accept == "anyone" else frozenset(),
+    )
+
+
+def _verify(
+    destinations: Destinations, endpoints: Endpoints, connect: Connect
+) -> Callable[[str], Awaitable[Reply | None]]:
+    """Return what asks the mailbox server about an address, where nobody else knows."""
+
+    async def verify(address: str) -> Reply | None:
+        via = destinations.route(address).via
+        if destinations.mailboxes.is_open and isinstance(via, NextHop) and via.is_lmtp:
+            return await verify_recipient(address, via, endpoints, connect)
+        return None
+
+    return verify
 
 
 def _explain_failure(error: Exception) -> Reply:
@@ -236,24 +259,14 @@ def _manager(
     config: Config,
     store: Store,
     destinations: Destinations,
-    resolver: Resolver,
     recorder: Recorder,
-    tokens: Tokens,
+    endpoints: Endpoints,
+    connect: Connect,
 ) -> Manager:
     rules = DepartureRules(
         destinations.home, _outside_table(config), external_checks(config.header_checks), config.postmaster
     )
     departures = Departures(rules, store.read)
-    settings = ClientSettings(config.helo_name, config.hostname, account_of=_account_of(config, tokens))
-
-    async def endpoints(next_hop: NextHop) -> Sequence[Endpoint] | Attempt:
-        found = await resolver.hosts(next_hop)
-        if isinstance(found, Attempt):
-            return found
-        return [Endpoint(host.name, address) for host in found for address in host.addresses]
-
-    async def connect(endpoint: Endpoint, next_hop: NextHop) -> Connection | Attempt:
-        return await Connection.open(endpoint.name, endpoint.address, next_hop, settings)
 
     def route(address: str, reverse_path: str) -> Route:
         return destinations.route(address, rewrite_address(reverse_path, rules.sender_canonical, rules.home))
@@ -265,8 +278,28 @@ def _manager(
         lambda pause, changed: Tools(endpoints, connect, departures.send, pause, time.time, changed),
         Clock(config.queue.retry, config.queue.lifetime, config.queue.warn_after),
         time.time,
+        maildirs=lambda changed: Maildirs(config.hostname, store.read, changed),
         has_postmaster=bool(config.postmaster),
     )
+
+
+def _endpoints(resolver: Resolver) -> Endpoints:
+    async def endpoints(next_hop: NextHop) -> Sequence[Endpoint] | Attempt:
+        found = await resolver.hosts(next_hop)
+        if isinstance(found, Attempt):
+            return found
+        return [Endpoint(host.name, address) for host in found for address in host.addresses]
+
+    return endpoints
+
+
+def _connect(config: Config, tokens: Tokens) -> Connect:
+    settings = ClientSettings(config.helo_name, config.hostname, account_of=_account_of(config, tokens))
+
+    async def connect(endpoint: Endpoint, next_hop: NextHop) -> Connection | Attempt:
+        return await Connection.open(endpoint.name, endpoint.address, next_hop, settings)
+
+    return connect
 
 
 def _tokens(config: Config) -> Tokens:

@@ -125,3 +125,27 @@ def test_messages_that_are_too_large_for_a_provider() -> None:
         "limits.message_size: 50MB is more than icloud takes (smarthost.isp, 20MB);"
         " larger messages would come back"
     )
+
+
+HOUSE = """
+[local]
+domains = ["maison.mrs", "gw1.maison.mrs"]
+users = ["chris", "marc", "ann", "bob"]
+maildir = "/var/mail/{user}"
+[aliases]
+"@maison.mrs" = "chris"
+"""
+
+
+def test_users_whose_mail_an_alias_of_their_domain_takes() -> None:
+    text = f'{HOUSE}ann = "ann@example.org"\n"bob@maison.mrs" = "bob"\n'
+    (warning,) = advise(parse_config(text, machine_name="gw1.lan"))
+    assert warning == (
+        'aliases."@maison.mrs": takes the mail of marc@maison.mrs too;'
+        ' "*" would take only what nobody else does'
+    )
+
+
+def test_a_catch_all_takes_no_users_mail() -> None:
+    text = HOUSE.replace('"@maison.mrs"', '"*"')
+    assert advise(parse_config(text, machine_name="gw1.lan")) == ()

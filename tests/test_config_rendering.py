@@ -75,12 +75,33 @@ message_size = "10 MiB"
 nameservers = ["::1", "127.0.0.1:5353"]
 """
 
+HOUSE = r"""
+[transport]
+"maison.mrs" = "local"
+"*" = "hub.test"
+[local]
+domains = ["maison.mrs"]
+users = ["chris", '"a b"']
+accept = "anyone"
+maildir = "/var/mail/{user}"
+[aliases]
+root = "chris"
+family = ["chris", '"a b"', "Ann <ann@x.test>"]
+'"c d"' = '"a b"@x.test'
+"@old.test" = "@new.test"
+"*" = "error:5.1.1 Who?"
+"""
+LMTP = '[local]\nusers = ["chris"]\nlmtp = "[::1]:24"'
+OPEN = '[local]\nlmtp = "/run/dovecot/lmtp"'
+
 
 def parse(text: str) -> Config:
     return parse_config(text, machine_name="gw1.lan")
 
 
-@pytest.mark.parametrize("text", ["", FULL], ids=["empty", "full"])
+@pytest.mark.parametrize(
+    "text", ["", FULL, HOUSE, LMTP, OPEN], ids=["empty", "full", "house", "lmtp", "open"]
+)
 def test_what_is_shown_means_the_same_as_what_was_read(text: str) -> None:
     assert parse(tomli_w.dumps(render(parse(text)))) == parse(text)
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from relay import events
+from relay.delivery import maildir
 from relay.delivery import manager as managers
 from relay.delivery.lane import BACKLOG, FIRST_BACKLOG, Lane
 from relay.mail.attempt import Attempt, Claim, Scope, State
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply
-from relay.mail.route import Discard, Refuse, Route
+from relay.mail.route import Discard, Mailbox, Refuse, Route
 from relay.queue.selection import Selection
 from tests.support.queue import CONTENT, NOW
 from tests.support.rig import (
@@ -306,8 +307,165 @@ async def test_two_ways_to_one_server_have_two_lanes(rig: Rig, server: ScriptedS
             await rig.until_states(message, SENT, SENT)
             await settle()
         assert len(manager._lanes) == 2
-        assert manager._caps(NOW) == {f"[mx.dest.test]:{server.port}": BACKLOG}
+        assert manager._caps(NOW) == {
+            f"[mx.dest.test]:{server.port}": BACKLOG,
+            maildir.MAILDIR: maildir.BACKLOG,
+        }
     assert len(server.sessions) == 2
+
+
+# Mailboxes
+
+
+@pytest.fixture
+def box(rig: Rig, tmp_path: Path) -> Path:
+    """The mailbox for home.test."""
+    rig.routes["home.test"] = Route(Mailbox("chris", tmp_path / "chris"), internal=True)
+    return tmp_path / "chris"
+
+
+class Gate:
+    """Lets nobody read a content from the queue before it is opened."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.opened = asyncio.Event()
+        self.begun = 0
+        self._read = rig.store.read
+        rig.manager._maildirs._read = self._wait
+
+    async def _wait(self, number: int) -> AsyncIterator[bytes]:
+        self.begun += 1
+        await self.opened.wait()
+        async for chunk in self._read(number):
+            yield chunk
+
+
+def messages_in(box: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((box / "new").iterdir())]
+
+
+async def test_a_message_may_be_for_a_mailbox_and_a_next_hop(
+    rig: Rig, server: ScriptedServer, box: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "relay")
+    async with rig.running():
+        message = await rig.arrive("chris@home.test", "a@dest.test", is_fresh=True, content=CONTENT)
+        await rig.until_states(message, SENT, SENT)
+        entry = await rig.store.show(message.number)
+        assert entry is not None
+        assert [recipient.next_hop for recipient in entry.recipients] == [
+            "maildir",
+            f"[mx.dest.test]:{server.port}",
+        ]
+    assert messages_at(server) == [CONTENT]
+    [copy] = messages_in(box)
+    assert copy.endswith(b"Delivered-To: chris@home.test\n" + CONTENT.replace(b"\r\n", b"\n"))
+    assert (
+        "to=<chris@home.test>, relay=maildir, delay=0.00, dsn=2.0.0, status=sent (delivered to mailbox)"
+        in caplog.text
+    )
+
+
+async def test_one_report_tells_of_mailboxes_and_next_hops(
+    rig: Rig, server: ScriptedServer, box: Path
+) -> None:
+    looping = b"Delivered-To: chris@home.test\r\n" + CONTENT
+    server.script = Script().but(RCPT=NO_USER)
+    async with ScriptedServer() as home:
+        rig.route_to(home, "client.test")
+        async with rig.running():
+            await rig.arrive(
+                "a@dest.test",
+                "chris@home.test",
+                is_fresh=True,
+                content=looping,
+                header_size=len(looping) - len(b"\r\nworld\r\n"),
+                reverse_path="ann@client.test",
+            )
+            await rig.until_empty()
+    [report] = messages_at(home)
+    assert b"a@dest.test" in report
+    assert b"Diagnostic-Code: X-Relay; mail forwarding loop for chris@home.test\r\n" in report
+    assert not box.exists()
+
+
+async def test_who_asks_to_be_told_hears_that_a_mailbox_has_it(rig: Rig, box: Path) -> None:
+    async with ScriptedServer() as home:
+        rig.route_to(home, "client.test")
+        async with rig.running():
+            await rig.arrive(Recipient("chris@home.test", notify="SUCCESS"), reverse_path="ann@client.test")
+            await rig.until_empty()
+    [report] = messages_at(home)
+    assert b"Action: delivered\r\nStatus: 2.0.0\r\n" in report
+    assert b"Remote-MTA" not in report
+
+
+async def test_a_disk_that_hangs_holds_up_no_next_hop(rig: Rig, server: ScriptedServer, box: Path) -> None:
+    asyncio.get_running_loop().set_debug(False)
+    gate = Gate(rig)
+    await rig.arrive_many(managers.IN_FLIGHT, "chris@home.test")
+    async with rig.running() as manager:
+        await until(lambda: gate.begun == maildir.WRITERS)
+        others = [await rig.arrive(is_fresh=True) for _ in range(10)]
+        for message in others:
+            await rig.until_states(message, SENT)
+        assert len(manager._passes) <= 2 * maildir.BACKLOG + maildir.WRITERS
+        assert not manager.has_room(Envelope("", (Recipient("chris@home.test"),)))
+        assert manager.has_room(others[0].envelope)
+        gate.opened.set()
+        await rig.until_empty()
+    assert len(messages_in(box)) == managers.IN_FLIGHT
+
+
+async def test_closing_records_what_mailboxes_got_and_gives_back_what_waits(rig: Rig, box: Path) -> None:
+    gate = Gate(rig)
+    messages = [await rig.arrive("chris@home.test") for _ in range(maildir.WRITERS + 1)]
+    async with rig.running() as manager:
+        await until(lambda: gate.begun == maildir.WRITERS)
+        closing = asyncio.create_task(manager.close(20))
+        await settle()
+        gate.opened.set()
+        await closing
+        assert not manager._passes
+    assert [await rig.states(message) for message in messages] == [[SENT]] * maildir.WRITERS + [
+        [State.QUEUED]
+    ]
+    entry = await rig.store.show(messages[-1].number)
+    assert entry is not None
+    assert entry.recipients[0].attempts == 0
+    assert len(messages_in(box)) == maildir.WRITERS
+
+
+async def test_closing_does_not_wait_for_a_disk_that_hangs(rig: Rig, box: Path) -> None:
+    gate = Gate(rig)
+    message = await rig.arrive("chris@home.test")
+    async with rig.running() as manager:
+        await until(lambda: gate.begun == 1)
+        await manager.close(0)
+        assert await rig.states(message) == [DEFERRED]
+        gate.opened.set()
+    entry = await rig.store.show(message.number)
+    assert entry is not None
+    assert entry.recipients[0].attempts == 1
+
+
+async def test_a_delivery_that_was_not_recorded_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managers, "RECORD_SECONDS", 0.01)
+    box = tmp_path / "chris"
+    route = Route(Mailbox("chris", box), internal=True)
+    async with rigged(tmp_path / "queue.db", routes={"home.test": route}) as rig, rig.running():
+        await until(lambda: rig.store.claims == 1)
+        rig.store.faults = 1_000_000
+        message = await rig.arrive("chris@home.test", is_fresh=True)
+        await until(lambda: rig.store.faults < 1_000_000)
+    async with rigged(tmp_path / "queue.db", routes={"home.test": route}) as rig:
+        assert await rig.states(message) == [State.QUEUED]
+        rig.now.time += 330
+        async with rig.running():
+            await rig.until_states(message, SENT)
+    assert len(messages_in(box)) == 1
 
 
 # Trouble

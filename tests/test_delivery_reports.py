@@ -31,7 +31,9 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 def recorder(store: Store, now: float = NOW, postmaster: str = "postmaster@free.fr") -> Recorder:
     settings = ReportSettings("relay.test", 5 * 86400.0, postmaster)
-    return Recorder(store, settings, LATE, lambda message: message.envelope.reverse_path, lambda: now)
+    return Recorder(
+        store, settings, LATE, lambda message: message.envelope.reverse_path, lambda to: (to,), lambda: now
+    )
 
 
 def outcome(message: Message, attempt: Attempt, index: int = 0) -> Outcome:

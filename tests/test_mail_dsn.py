@@ -5,6 +5,7 @@ import email.message
 import email.utils
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def report(
     message = make_message(recipient, content=content, **envelope)
     plan = Plan(kind, to, (Failed(recipient, attempt),))
     original = content[: returned_size(kind, message)]
-    return build_report(plan, message, original, settings, number=2, now=NOW)
+    return build_report(plan, message, original, settings, recipients=[plan.to], number=2, now=NOW)
 
 
 HEADER_NAMES = [
@@ -250,7 +251,9 @@ class TestPlan:
         bounce = report("failure").message
         (second,) = plan_about_report(bounce, State.EXPIRED)
         assert (second.kind, second.to) == ("failure", "master@home.test")
-        double = build_report(second, bounce, b"", SETTINGS, number=3, now=NOW).message
+        double = build_report(
+            second, bounce, b"", SETTINGS, recipients=[second.to], number=3, now=NOW
+        ).message
         assert plan_about_report(double, State.BOUNCED) == []
 
     def test_late_bounce_is_not_warned_about(self) -> None:
@@ -344,7 +347,19 @@ class TestReport:
         assert parsed.returned == HEADER
         assert parsed.status[1]["Action"] == "relayed"
         assert parsed.status[1]["Remote-MTA"] == "dns; mx.d.test"
-        assert "passed on to the recipient below" in parsed.words
+        assert "it has reached the recipient below" in parsed.words
+
+    @pytest.mark.parametrize(
+        ("host", "next_hop", "name"),
+        [
+            ("mx.d.test[192.0.2.1]:24", "lmtp:[mx.d.test]:24", "mx.d.test"),
+            ("relay.test[/run/lmtp]", "lmtp:/run/lmtp", "relay.test"),
+        ],
+    )
+    def test_what_a_mailbox_server_took_is_delivered(self, host: str, next_hop: str, name: str) -> None:
+        parsed = Parsed(report("success", replace(OK, host=host, next_hop=next_hop)))
+        assert parsed.status[1]["Action"] == "delivered"
+        assert parsed.status[1]["Remote-MTA"] == f"dns; {name}"
 
     def test_delivery_without_another_server(self) -> None:
         parsed = Parsed(report("success", Attempt(Reply(250, "2.0.0", "discarded"))))
@@ -356,7 +371,15 @@ class TestReport:
         recipient = bounce.message.envelope.recipients[0]
         double = Plan("failure", "master@home.test", (Failed(recipient, UNKNOWN),))
         parsed = Parsed(
-            build_report(double, bounce.message, bounce.content, SETTINGS, number=0x2A, now=NOW + 1)
+            build_report(
+                double,
+                bounce.message,
+                bounce.content,
+                SETTINGS,
+                recipients=[double.to],
+                number=0x2A,
+                now=NOW + 1,
+            )
         )
         assert parsed.headers["Subject"] == "Postmaster Copy: Undelivered Mail"
         assert parsed.headers["To"] == "master@home.test"
@@ -369,7 +392,9 @@ class TestReport:
         recipients = (Recipient("a@d.test"), Recipient("b@d.test", original="list@home.test", index=1))
         message = make_message(*recipients)
         both = Plan("failure", "chris@home.test", tuple(Failed(each, UNKNOWN) for each in recipients))
-        parsed = Parsed(build_report(both, message, CONTENT, SETTINGS, number=2, now=NOW))
+        parsed = Parsed(
+            build_report(both, message, CONTENT, SETTINGS, recipients=[both.to], number=2, now=NOW)
+        )
         assert "the recipients below" in parsed.words
         assert "<list@home.test>, which goes to <b@d.test>" in parsed.words
         assert [block["Original-Recipient"] for block in parsed.status[1:]] == [
@@ -419,7 +444,9 @@ class TestReport:
         message = make_message()
         expired = Plan("failure", "chris@home.test", (Failed(Recipient("bad@d.test"), REFUSED),))
         now = message.received_at + seconds
-        parsed = Parsed(build_report(expired, message, CONTENT, SETTINGS, number=2, now=now))
+        parsed = Parsed(
+            build_report(expired, message, CONTENT, SETTINGS, recipients=[expired.to], number=2, now=now)
+        )
         assert f"tried for {words}" in parsed.words
 
 
@@ -699,7 +726,9 @@ def test_reports_are_those_that_postfix_sent(case: dict[str, Any]) -> None:
     actual = []
     for plan in plans:
         original = content[: returned_size(plan.kind, message)]
-        parsed = Parsed(build_report(plan, message, original, SETTINGS, number=2, now=NOW))
+        parsed = Parsed(
+            build_report(plan, message, original, SETTINGS, recipients=[plan.to], number=2, now=NOW)
+        )
         actual.append(
             strict_view(
                 parsed.headers["To"],

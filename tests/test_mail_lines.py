@@ -1,4 +1,4 @@
-"""Lines that are too long for the wire."""
+"""Lines that are too long for the wire, and their ends in files."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.mail.lines import LINE_LENGTH_LIMIT, LineBreaker
+from relay.mail.lines import LINE_LENGTH_LIMIT, LineBreaker, end_lines_in_lf
 
 CASES = Path(__file__).parent / "vectors" / "cases" / "headers.json"
 
@@ -47,3 +47,10 @@ def test_whole_and_in_chunks_are_the_same(lines: list[bytes], size: int) -> None
     assert break_lines(content, size) == broken
     assert max(map(len, broken.split(b"\r\n"))) <= LINE_LENGTH_LIMIT
     assert broken.replace(b"\r\n ", b"") == content
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"\r\n", b"\r", b"\n", b"\xff"])), st.integers(1, 5))
+def test_lines_end_in_lf_however_they_are_cut(pieces: list[bytes], size: int) -> None:
+    content = b"".join(pieces)
+    chunks = [content[start : start + size] for start in range(0, len(content), size)]
+    assert b"".join(end_lines_in_lf(chunks)) == content.replace(b"\r\n", b"\n")

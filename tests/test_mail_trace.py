@@ -5,14 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.mail.envelope import Client
+from relay.mail.envelope import Client, Recipient
 from relay.mail.trace import (
     HOP_LIMIT,
+    delivery_headers,
     format_date,
     format_message_id,
     has_too_many_hops,
     missing_headers,
     received_header,
+    was_delivered_to,
 )
 
 NOW = 1_422_871_200.0  # Mon, 02 Feb 2015 10:00:00 UTC
@@ -136,3 +138,40 @@ def test_a_resent_header_asks_for_its_kind() -> None:
 )
 def test_from_is_made_of_the_reverse_path(reverse_path: str, value: str) -> None:
     assert missing("date", "message-id", reverse_path=reverse_path) == [f"From: {value}\r\n".encode()]
+
+
+def test_the_copy_in_a_mailbox_names_both_ends_of_its_way() -> None:
+    recipient = Recipient("chris@home.test", original="a b@Home.test")
+    assert delivery_headers("ann@far.test", recipient) == (
+        b'Return-Path: <ann@far.test>\r\nX-Original-To: "a b"@Home.test\r\nDelivered-To: chris@home.test\r\n'
+    )
+
+
+def test_a_recipient_without_an_alias_is_the_original_one() -> None:
+    headers = delivery_headers("", Recipient("jos\u00e9@home.test"))
+    assert headers.decode().splitlines() == [
+        "Return-Path: <>",
+        "X-Original-To: jos\u00e9@home.test",
+        "Delivered-To: jos\u00e9@home.test",
+    ]
+
+
+def test_no_address_breaks_a_header_of_a_copy() -> None:
+    headers = delivery_headers("a\r\nX: y@far.test", Recipient("b\n\x7f\udcff@home.test", original="c\x00@d"))
+    assert headers == (
+        b'Return-Path: <"a\\?\\?X: y"@far.test>\r\n'
+        b'X-Original-To: "c?"@d\r\n'
+        b'Delivered-To: "b\\??\xff"@home.test\r\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "address", ["chris@home.test", "a b@home.test", "a\nb@home.test", "\u00e9\udcff@home.test"]
+)
+def test_a_message_that_comes_back_is_known_by_its_header(address: str) -> None:
+    headers = delivery_headers("", Recipient(address.upper(), original="other@home.test")).splitlines(
+        keepends=True
+    )
+    assert was_delivered_to(address, headers)
+    assert not was_delivered_to("other@home.test", headers)
+    assert not was_delivered_to(address, headers[:2])

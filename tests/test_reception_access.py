@@ -52,6 +52,24 @@ def test_who_has_logged_in_may_relay_from_anywhere() -> None:
     assert Access(PRIVATE_NETWORKS).judge(client, Recipient("anna@example.com")) is None
 
 
+def test_anyone_may_write_to_open_domains_and_their_postmaster() -> None:
+    who = Access(PRIVATE_NETWORKS, open_domains=frozenset({"home.test"}))
+    stranger = Client("1.2.3.4")
+    for address in ("anna@home.test", "Anna@HOME.test", "postmaster", "PostMaster"):
+        assert who.judge(stranger, Recipient(address)) is None
+    others = (
+        "anna@example.com",
+        "anna@pc.home.test",
+        "anna",
+        "postmaster@example.com",
+        "a%example.com@home.test",
+    )
+    for address in others:
+        assert who.judge(stranger, Recipient(address))
+    assert Access(PRIVATE_NETWORKS).judge(stranger, Recipient("postmaster"))
+    assert not who.is_ours(stranger)
+
+
 def test_the_refusal_names_the_recipient_the_address_and_the_remedy() -> None:
     reply = judge(Access((ip_network("10.0.0.0/8"),)), "1.2.3.4")
     assert reply

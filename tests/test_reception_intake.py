@@ -18,8 +18,10 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.mail.aliases import Aliases
 from relay.mail.arrival import ArrivalRules
 from relay.mail.attempt import Claim, State
+from relay.mail.destinations import Destinations, Mailboxes
 from relay.mail.envelope import Client, Envelope, Message, Recipient
 from relay.mail.header_checks import Action, HeaderCheck
 from relay.mail.headers import split_content
@@ -35,7 +37,6 @@ from relay.reception.access import Access
 from relay.reception.intake import HEADER_LIMIT, Arrival, Intake, Outlets
 from relay.reception.logins import Logins
 from relay.reception.server import Reception
-from relay.routing.destinations import Destinations
 from tests.support import queue
 from tests.support.postfix_tables import make_pattern, parse_header_checks
 from tests.support.queue import NOW, content_of, opened, states
@@ -70,9 +71,11 @@ class Relay:
     delivery: Delivery
     path: Path
 
-    def begin(self, *recipients: str | Recipient, reverse_path: str = "a@gw.test") -> Arrival:
+    def begin(
+        self, *recipients: str | Recipient, reverse_path: str = "a@gw.test", client: Client = CLIENT
+    ) -> Arrival:
         found = tuple(Recipient(r) if isinstance(r, str) else r for r in recipients or ("b@x.test",))
-        return self.intake.begin(CLIENT, Envelope(reverse_path, found, given_reverse_path=reverse_path))
+        return self.intake.begin(client, Envelope(reverse_path, found, given_reverse_path=reverse_path))
 
     async def take(self, *recipients: str | Recipient, content: bytes = CONTENT, **options: Any) -> Reply:
         arrival = self.begin(*recipients, **options)
@@ -114,18 +117,34 @@ async def relaying(
     home: Home = HOME,
     senders: dict[str, str] | None = None,
     recipients: dict[str, str] | None = None,
+    aliases: dict[str, tuple[str, ...]] | None = None,
+    open_domains: frozenset[str] = frozenset(),
     **outlets: Any,
 ) -> AsyncIterator[Relay]:
-    destinations = Destinations(TRANSPORT, None, home, postmaster)
+    mailboxes = Mailboxes({"chris": "chris"}, "/var/mail/{user}")
+    destinations = Destinations(
+        TRANSPORT,
+        None,
+        home,
+        postmaster,
+        aliases=Aliases(aliases or {}),
+        mailboxes=mailboxes,
+        user_domain="gw.test",
+    )
+    networks = (ip_network("192.168.0.0/24"), ip_network("127.0.0.0/8"))
+    access = Access(networks, open_domains=open_domains)
     rules = ArrivalRules("gw.test", home, canonical(senders), canonical(recipients))
     delivery = Delivery()
     async with opened(folder / "queue.db") as store:
         parts = Outlets(
             new_number=store.new_number,
             incoming=store.incoming,
-            judge_access=Access((ip_network("192.168.0.0/24"), ip_network("127.0.0.0/8"))).judge,
+            is_ours=access.is_ours,
+            judge_access=access.judge,
             expand=destinations.expand,
+            identity=destinations.identity,
             route=destinations.route,
+            verify=know_nothing,
             has_room=lambda _: delivery.has_room,
             submit=delivery.submitted.append,
             wake=delivery.wake,
@@ -135,6 +154,11 @@ async def relaying(
         )
         intake = Intake(rules, checks, replace(parts, **outlets))
         yield Relay(store, intake, delivery, folder / "queue.db")
+
+
+async def know_nothing(_address: str) -> Reply | None:
+    """Stand where the mailbox server is not asked."""
+    return None
 
 
 def canonical(table: dict[str, str] | None) -> Canonical:
@@ -195,8 +219,8 @@ class TestRecipients:
     async def test_an_unknown_local_user_is_refused_where_no_table_gives_another_address(
         self, tmp_path: Path
     ) -> None:
-        async with relaying(tmp_path, recipients={"chris": "chris@isp.test"}) as relay:
-            assert await relay.judge("chris@gw.test") is None
+        async with relaying(tmp_path, recipients={"marc": "marc@isp.test"}) as relay:
+            assert await relay.judge("marc@gw.test") is None
             reply = await relay.judge("joe")
             assert str(reply).startswith("550 5.1.1 <joe>: there is no such user at gw.test")
 
@@ -217,6 +241,78 @@ class TestRecipients:
                 ("postmaster@isp.test", "", ""),
                 ("root@isp.test", "root", ""),
             ]
+
+
+class TestTheHouse:
+    async def test_an_alias_is_expanded_and_each_address_queued_once(self, tmp_path: Path) -> None:
+        aliases = {"family": ("chris", "aunt@x.test"), "dad": ("chris",)}
+        async with relaying(tmp_path, aliases=aliases) as relay:
+            assert await relay.judge("family@gw.test") is None
+            await relay.take(
+                Recipient("family@gw.test", notify="DELAY"), "dad", "Chris@gw.test", "aunt@x.test"
+            )
+            assert await relay.recipients() == [
+                ("chris@gw.test", "family@gw.test", "DELAY"),
+                ("aunt@x.test", "family@gw.test", "DELAY"),
+            ]
+
+    async def test_an_alias_is_refused_where_nobody_of_it_takes_mail(self, tmp_path: Path) -> None:
+        aliases = {"old": ("a@gone.test", "b@gone.test"), "half": ("a@gone.test", "chris")}
+        async with relaying(tmp_path, aliases=aliases) as relay:
+            assert str(await relay.judge("old@gw.test")) == "550 5.1.2 <old@gw.test>: This domain is gone"
+            assert await relay.judge("half@gw.test") is None
+
+    async def test_redirect_and_bcc_go_through_aliases(self, tmp_path: Path) -> None:
+        aliases = {"archive": ("one@x.test", "two@x.test")}
+        async with relaying(tmp_path, check("^Subject:", "BCC", "archive@gw.test"), aliases=aliases) as relay:
+            await relay.take("b@x.test")
+            assert await relay.recipients() == [
+                ("b@x.test", "", ""),
+                ("one@x.test", "", "NEVER"),
+                ("two@x.test", "", "NEVER"),
+            ]
+
+    async def test_anyone_may_write_to_open_domains_only(self, tmp_path: Path) -> None:
+        stranger = Client("192.0.2.1")
+        async with relaying(tmp_path, open_domains=frozenset({"gw.test"})) as relay:
+            assert await relay.judge("chris@gw.test", stranger) is None
+            assert await relay.judge("postmaster", stranger) is None
+            assert str(await relay.judge("who@gw.test", stranger)).startswith("550 5.1.1 ")
+            assert str(await relay.judge("b@x.test", stranger)).startswith("554 5.7.1 ")
+
+    async def test_what_a_stranger_writes_is_neither_rewritten_nor_completed(self, tmp_path: Path) -> None:
+        content = b"From: anybody\r\nBcc: x\r\nTo: chris\r\n\r\nhello\r\n"
+        async with relaying(tmp_path, open_domains=frozenset({"gw.test"})) as relay:
+            arrival = relay.begin("chris@gw.test", client=Client("192.0.2.1"))
+            await feed(arrival, content)
+            assert (await arrival.finish()).code == 250
+            kept = await relay.content()
+            assert kept.startswith(b"Received: from ")
+            assert kept.endswith(b"\r\nFrom: anybody\r\nTo: chris\r\n\r\nhello\r\n")
+
+    @pytest.mark.parametrize(
+        ("code", "client", "is_refused"),
+        [
+            (550, CLIENT, True),
+            (451, CLIENT, False),
+            (451, Client("192.0.2.1"), True),
+            (0, CLIENT, False),
+            (0, Client("192.0.2.1"), False),
+        ],
+    )
+    async def test_the_mailbox_server_may_be_asked(
+        self, tmp_path: Path, code: int, client: Client, is_refused: bool
+    ) -> None:
+        asked = []
+
+        async def verify(address: str) -> Reply | None:
+            asked.append(address)
+            return Reply(code, "", "who?") if code else None
+
+        async with relaying(tmp_path, verify=verify, open_domains=frozenset({"gw.test"})) as relay:
+            reply = await relay.judge("chris@gw.test", client)
+            assert str(reply) == (f"{code} <chris@gw.test>: who?" if is_refused else "None")
+            assert asked == ["chris@gw.test"]
 
 
 class TestTheEnvelope:

@@ -241,6 +241,28 @@ async def test_a_next_hop_that_is_the_relay_itself_bounces_but_on_another_port_i
 # /etc/hosts, resolv.conf
 
 
+async def test_a_mailbox_server_may_be_on_this_machine() -> None:
+    next_hop = NextHop("plain.test", 24, is_lmtp=True)
+    async with DnsServer(NAMES) as server:
+        result = await resolver_for(server, is_myself=lambda *_: True).hosts(next_hop)
+    assert result == (Host("plain.test", 0, ("192.0.2.9",)),)
+
+
+async def test_a_socket_is_its_own_address() -> None:
+    async with DnsServer(NAMES) as server:
+        result = await resolver_for(server).hosts(NextHop("/run/lmtp", 0, is_lmtp=True))
+    assert result == (Host("/run/lmtp", 0, ("/run/lmtp",)),)
+    assert not server.queries
+
+
+async def test_mail_waits_for_a_mailbox_server_that_is_not_found() -> None:
+    async with DnsServer(NAMES) as server:
+        result = await resolver_for(server).hosts(NextHop("nowhere.test", 24, is_lmtp=True))
+    text, scope = failure(result)
+    assert text.startswith("451 4.3.5 lmtp configuration problem: Host or domain name not found.")
+    assert scope is Scope.SITE
+
+
 async def test_the_hosts_file_comes_before_dns(tmp_path: Path) -> None:
     hosts_file = tmp_path / "hosts"
     hosts_file.write_text("192.168.1.5 nas.lan NAS # the cupboard\n192.168.1.6 plain.test\n")

@@ -6,11 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+from relay.config.house import destinations_of
 from relay.config.model import Config, Smarthost
 from relay.config.problems import format_path
 from relay.config.providers import ADDRESS, LOCAL, PROVIDERS, UNKNOWN, Provider
 from relay.config.values import format_size
 from relay.mail.address import fold, split_address
+from relay.mail.aliases import Aliases
+from relay.mail.destinations import Destinations
 from relay.mail.route import NextHop
 
 _APP_PASSWORD = re.compile(r"[a-z0-9]{16}")
@@ -29,7 +32,7 @@ def advise(config: Config, passwords: Mapping[str, str] = _NO_PASSWORDS) -> tupl
             if provider.from_policy != "unknown" and "@" in smarthost.username:
                 advice += _advise_on_senders(config, name, smarthost, provider)
             advice += _advise_on_size(config, name, provider)
-    return tuple(advice)
+    return (*advice, *_advise_on_aliases(config))
 
 
 def _advise_on_login(
@@ -86,3 +89,26 @@ def _advise_on_size(config: Config, name: str, provider: Provider) -> Iterator[s
             f"limits.message_size: {format_size(config.limits.message_size)} is more than {provider.name}"
             f" takes (smarthost.{name}, {format_size(limit)}); larger messages would come back"
         )
+
+
+def _advise_on_aliases(config: Config) -> Iterator[str]:
+    """Yield what tells of users whose mail an alias for their whole domain takes away."""
+    destinations = destinations_of(config)
+    for domain in config.local.domains:
+        key = f"@{domain}"
+        if key not in config.aliases.entries:
+            continue
+        addresses = [f"{user}{key}" for user in destinations.mailboxes.users.values()]
+        lost = [address for address in addresses if not _keeps_mail(address, config.aliases, destinations)]
+        if lost:
+            yield (
+                f"{format_path(('aliases', key))}: takes the mail of {', '.join(lost)} too;"
+                ' "*" would take only what nobody else does'
+            )
+
+
+def _keeps_mail(address: str, aliases: Aliases, destinations: Destinations) -> bool:
+    """Whether a user's mail reaches the user's mailbox, or goes elsewhere by an alias of that name."""
+    is_named = {fold(address), fold(split_address(address)[0])} & aliases.entries.keys()
+    reached = map(destinations.identity, destinations.expand(address))
+    return bool(is_named) or destinations.identity(address) in reached

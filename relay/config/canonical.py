@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from types import MappingProxyType
 
 from relay.config.sections import Section
 from relay.config.values import (
-    KEY_DOMAIN,
     check_mail_domain,
+    parse_address_key,
     parse_local_part,
     parse_mail_address,
+    parse_named_address,
     parse_text,
 )
-from relay.mail.address import fold, split_address, unquote_local
+from relay.mail.address import fold, split_address
 from relay.mail.rewrite import Canonical, Home
-
-_DISPLAY = re.compile(r"(?P<name>.*?)\s*<(?P<address>[^<>]*)>", re.DOTALL)
 
 
 def read_canonical(section: Section, home: Home) -> Canonical:
@@ -40,24 +38,16 @@ def read_canonical(section: Section, home: Home) -> Canonical:
 
 
 def _parse_canonical_key(key: str) -> str:
-    if key == '""':
-        return ""
-    local, at, domain = key.rpartition("@")
-    if at and KEY_DOMAIN.fullmatch(domain) and domain[0] != ".":
-        return fold(f"{parse_local_part(local)}@{domain}" if local else key)
-    if not at and not key.startswith((".", "*")) and key:
-        return fold(parse_local_part(key))
-    raise ValueError('matches no address; a key is "user@domain", "user" or "@domain"')
+    wanted = 'matches no address; a key is "user@domain", "user" or "@domain"'
+    return "" if key == '""' else parse_address_key(key, wanted)
 
 
 def _parse_canonical_value(text: str, key: str) -> tuple[str, str]:
-    if display := _DISPLAY.fullmatch(text):
-        name = unquote_local(display["name"])
-        if not name.isprintable():
-            raise ValueError("a display name must be one line of printable characters")
-        return _parse_replacement(display["address"], key), name
-    # Postfix takes the first of several addresses (canonical(5)).
-    return _parse_replacement(text if '"' in text else text.partition(",")[0], key), ""
+    address, name = parse_named_address(text)
+    if address == text and '"' not in text:
+        # Postfix takes the first of several addresses (canonical(5)).
+        address = text.partition(",")[0]
+    return _parse_replacement(address, key), name
 
 
 def _parse_replacement(text: str, key: str) -> str:

@@ -11,6 +11,14 @@ from pathlib import Path
 
 from relay.config.canonical import read_canonical
 from relay.config.header_checks import read_header_checks
+from relay.config.house import (
+    EVERYBODY,
+    choose_user_domain,
+    find_dead_ends,
+    is_deliverable,
+    read_aliases,
+    read_local,
+)
 from relay.config.listeners import read_listener_tls, read_listeners, read_users
 from relay.config.model import Access, Config, Dns, Limits, Local, Log, Network, Queue, Rewrite
 from relay.config.problems import ConfigError, Problems, describe_toml_error
@@ -29,7 +37,7 @@ from relay.config.values import (
     parse_positive_duration,
     parse_size,
 )
-from relay.mail.address import fold
+from relay.mail.address import join_address
 from relay.mail.rewrite import Home
 
 __all__ = ["ConfigError", "find_config", "load_config", "parse_config"]
@@ -103,52 +111,51 @@ def _read_config(top: Section, machine_name: str) -> Config:
     hostname = top.read("hostname", parse_domain, choose_hostname(machine_name))
     helo_name = top.read("helo_name", _parse_helo_name, hostname)
     domain = top.read("domain", parse_domain, hostname)
-    postmaster = top.read("postmaster", parse_mail_address, "")
     queue = _read_queue(top.table("queue"))
     smarthosts = read_smarthosts(top.table("smarthost"), queue.path.parent / "tokens")
     users = read_users(top.table("users"))
     listeners = read_listeners(top.tables("listen"), users)
-    local = _read_local(top.table("local"), hostname)
+    local = read_local(local_section := top.table("local"), hostname)
+    aliases, written_as = read_aliases(alias_section := top.table("aliases"))
     home = Home(domain, frozenset(local.domains))
     config = Config(
         hostname=hostname,
         helo_name=helo_name,
         domain=domain,
-        postmaster=postmaster,
+        postmaster=top.read("postmaster", parse_mail_address, _first_user(domain, local)),
         relayhost=top.read("relayhost", parse_relayhost(smarthosts), None),
         listen=listeners,
         access=_read_access(top.table("access")),
         tls=read_listener_tls(top.table("tls"), is_needed=any(listen.tls != "none" for listen in listeners)),
         users=users,
         smarthost=smarthosts,
-        transport=read_transport(top.table("transport"), smarthosts),
+        transport=read_transport(top.table("transport"), smarthosts, home.local_domains),
         sender_relayhost=read_sender_relayhost(top.table("sender_relayhost"), smarthosts),
         sender_canonical=read_canonical(top.table("sender_canonical"), home),
         recipient_canonical=read_canonical(top.table("recipient_canonical"), home),
         rewrite=_read_rewrite(top.table("rewrite")),
         header_checks=read_header_checks(top.tables("header_checks")),
+        aliases=aliases,
         local=local,
         queue=queue,
         limits=_read_limits(top.table("limits")),
         dns=_read_dns(top.table("dns")),
         log=_read_log(top.table("log")),
     )
-    if _stays_here(postmaster, config):
-        top.reject(
-            "is in a domain whose mail stays here, where nobody has a mailbox yet; name an address elsewhere",
-            "postmaster",
-        )
+    if not (local_section.has_wrong_values or alias_section.has_wrong_values):
+        for key, reason in find_dead_ends(config):
+            alias_section.reject(reason, written_as[key])
+        if config.postmaster and not is_deliverable(config.postmaster, config):
+            top.reject("is in a domain whose mail stays here, where nobody has that name", "postmaster")
     top.reject_unknown()
     return config
 
 
-def _stays_here(address: str, config: Config) -> bool:
-    """Whether mail for an address is for a local domain, and no entry of [transport] sends it on."""
-    _, _, domain = fold(address).rpartition("@")
-    ways_out = {"*", domain, fold(address)}
-    return domain in map(fold, config.local.domains) and not any(
-        key in ways_out or (key[0] == "." and domain.endswith(key)) for key in config.transport
-    )
+def _first_user(domain: str, local: Local) -> str:
+    """Return who is postmaster where nobody is named: the first who has a mailbox."""
+    if not local.users or local.users == EVERYBODY:
+        return ""
+    return join_address(local.users[0], choose_user_domain(domain, local))
 
 
 def _parse_helo_name(value: object) -> str:
@@ -184,13 +191,6 @@ def _read_rewrite(section: Section) -> Rewrite:
     rewrite = Rewrite(scope=section.read("scope", one_of("external", "all"), default.scope))
     section.reject_unknown()
     return rewrite
-
-
-def _read_local(section: Section, hostname: str) -> Local:
-    default = tuple(dict.fromkeys((hostname, "localhost")))
-    local = Local(domains=section.read_list("domains", parse_domain, default))
-    section.reject_unknown()
-    return local
 
 
 def _read_queue(section: Section) -> Queue:

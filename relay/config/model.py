@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from relay.config.secrets import Secret
+from relay.mail.aliases import Aliases
 from relay.mail.header_checks import HeaderCheck
 from relay.mail.rewrite import Canonical
 from relay.mail.route import NextHop, Rate, Tls, TransportEntry
@@ -92,9 +93,16 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """The domains whose mail stays here."""
+    """The domains whose mail stays here, and the mailboxes of the house."""
 
     domains: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    """Who has a mailbox, as written; ``("*",)``: whom the LMTP server knows."""
+    accept: Literal["networks", "anyone"] = "networks"
+    maildir: str = ""
+    """The path of a user's Maildir, with ``{user}`` for the name; "" where there is none."""
+    lmtp: NextHop | None = None
+    """The server that keeps the mailboxes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +165,7 @@ class Config:
     recipient_canonical: Canonical = field(default_factory=Canonical)
     rewrite: Rewrite = Rewrite()
     header_checks: tuple[HeaderCheck, ...] = ()
+    aliases: Aliases = field(default_factory=Aliases)
     local: Local = Local()
     queue: Queue = Queue()
     limits: Limits = Limits()

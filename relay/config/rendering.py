@@ -5,13 +5,15 @@ Secrets that stand in the file itself are hidden; ``parse_config`` then asks for
 
 from __future__ import annotations
 
-from relay.config.model import Access, Config, Listen, ListenerTls, Queue, Smarthost
+from relay.config.house import EVERYBODY
+from relay.config.model import Access, Config, Listen, ListenerTls, Local, Queue, Smarthost
 from relay.config.secret_values import HIDDEN, render_secret
 from relay.config.values import format_duration, format_rate, format_size
 from relay.mail.address import quote_address, quote_local
+from relay.mail.aliases import ANYBODY, Targets
 from relay.mail.header_checks import HeaderCheck
 from relay.mail.rewrite import Canonical
-from relay.mail.route import ByMx, NextHop, Refuse, TransportEntry, Via
+from relay.mail.route import ByLocal, ByMx, Discard, NextHop, Refuse, TransportEntry, Via
 
 Table = dict[str, object]
 
@@ -39,7 +41,11 @@ def render(config: Config) -> Table:
         "recipient_canonical": _render_canonical(config.recipient_canonical),
         "rewrite": {"scope": config.rewrite.scope},
         "header_checks": [_render_check(check) for check in config.header_checks],
-        "local": {"domains": list(config.local.domains)},
+        "aliases": {
+            key if key == ANYBODY else _quote(key): _render_alias(alias)
+            for key, alias in config.aliases.entries.items()
+        },
+        "local": _render_local(config.local),
         "queue": _render_queue(config.queue),
         "limits": {
             "message_size": format_size(config.limits.message_size),
@@ -118,7 +124,7 @@ def _render_via(via: Via) -> str:
         return _render_next_hop(via)
     if isinstance(via, Refuse):
         return f"error:{via.reply.enhanced} {via.reply.text}"
-    return "mx" if isinstance(via, ByMx) else "discard"
+    return {ByMx: "mx", ByLocal: "local", Discard: "discard"}[type(via)]
 
 
 def _render_next_hop(hop: NextHop) -> str:
@@ -132,6 +138,26 @@ def _render_canonical(table: Canonical) -> Table:
     return {
         _quote(key) or '""': f"{quote_local(name)} <{_quote(address)}>" if name else _quote(address)
         for key, (address, name) in table.entries.items()
+    }
+
+
+def _render_alias(alias: Targets | Refuse) -> object:
+    if isinstance(alias, Refuse):
+        return _render_via(alias)
+    targets = [_quote(target) for target in alias]
+    return targets if len(targets) > 1 else targets[0]
+
+
+def _render_local(local: Local) -> Table:
+    lmtp = local.lmtp and (
+        _join_port(local.lmtp.host, local.lmtp.port) if local.lmtp.port else local.lmtp.host
+    )
+    return {
+        "domains": list(local.domains),
+        "users": "*" if local.users == EVERYBODY else list(map(quote_local, local.users)),
+        "accept": local.accept,
+        **({"maildir": local.maildir} if local.maildir else {}),
+        **({"lmtp": lmtp} if lmtp else {}),
     }
 
 

@@ -11,6 +11,7 @@ from relay.config.sections import Section
 from relay.config.smarthosts import Smarthosts, next_hop_of
 from relay.config.values import (
     KEY_DOMAIN,
+    parse_address_key,
     parse_flag,
     parse_host,
     parse_ip,
@@ -20,7 +21,7 @@ from relay.config.values import (
 )
 from relay.mail.address import fold
 from relay.mail.reply import Reply
-from relay.mail.route import ByMx, Discard, NextHop, Refuse, TransportEntry, Via
+from relay.mail.route import ByLocal, ByMx, Discard, NextHop, Refuse, TransportEntry, Via
 
 _POSTFIX_TRANSPORT = re.compile(r"(?:smtp|relay|lmtp|local|virtual):(?!\d+$)")
 _NO_NEXT_HOP = re.compile(r"(?:error|retry|discard):")
@@ -28,8 +29,10 @@ _BRACKETED = re.compile(r"\[([^\[\]]*)\](?:(:)(.*))?")
 _STATUS = re.compile(r"[245](\.\d{1,3}\.\d{1,3})(?:\s+|$)", re.ASCII)
 
 
-def read_transport(section: Section, smarthosts: Smarthosts) -> Mapping[str, TransportEntry]:
-    """Return the transport table under folded keys (transport(5))."""
+def read_transport(
+    section: Section, smarthosts: Smarthosts, local_domains: frozenset[str]
+) -> Mapping[str, TransportEntry]:
+    """Return the transport table under folded keys (transport(5)); ``local_domains`` are folded too."""
 
     def parse_value(value: object) -> Via:
         return _parse_via(parse_text(value), smarthosts)
@@ -46,6 +49,8 @@ def read_transport(section: Section, smarthosts: Smarthosts) -> Mapping[str, Tra
             via = section.require(written, parse_value)
         if via is not None:
             entries[key] = TransportEntry(via, is_internal)
+        if isinstance(via, ByLocal) and key.rpartition("@")[2] not in local_domains:
+            section.reject('is "local", but this is none of the domains under [local]', written)
     return MappingProxyType(entries)
 
 
@@ -68,10 +73,10 @@ def read_sender_relayhost(section: Section, smarthosts: Smarthosts) -> Mapping[s
 
 
 def _parse_sender_key(key: str) -> str:
-    local, at, domain = key.rpartition("@")
-    if at and KEY_DOMAIN.fullmatch(domain) and domain[0] != ".":
-        return fold(f"{parse_local_part(local)}@{domain}" if local else key)
-    raise ValueError('matches no sender; a key is "user@domain" or "@domain"')
+    wanted = 'matches no sender; a key is "user@domain" or "@domain"'
+    if "@" not in key:
+        raise ValueError(wanted)
+    return parse_address_key(key, wanted)
 
 
 def _parse_transport_key(key: str) -> str:
@@ -89,21 +94,27 @@ def _parse_transport_key(key: str) -> str:
 def _parse_via(text: str, smarthosts: Smarthosts) -> Via:
     if text == "mx":
         return ByMx()
+    if text == "local":
+        return ByLocal()
     if text == "discard":
         return Discard()
     if text.startswith("error:"):
-        return Refuse(_parse_refusal(text.removeprefix("error:").strip()))
-    return _parse_next_hop(text, smarthosts, keywords=("mx", "discard", "error:"))
+        return parse_refusal(text)
+    return _parse_next_hop(text, smarthosts, keywords=("mx", "local", "discard", "error:"))
 
 
-def _parse_refusal(text: str) -> Reply:
-    """Return the reply of Postfix's error(8): the status is made permanent, and both parts may be missing."""
+def parse_refusal(value: str) -> Refuse:
+    """Return the refusal of "error:STATUS TEXT", as Postfix's error(8) has it.
+
+    The status is made permanent; both parts may be missing.
+    """
+    text = value.removeprefix("error:").strip()
     if not text.isprintable():
         raise ValueError("the text behind error: must be one line of printable characters")
     status = _STATUS.match(text)
     enhanced = f"5{status[1]}" if status else "5.1.1"
     words = text[status.end() :] if status else text
-    return Reply(550, enhanced, words or "Mail for this address is not accepted here")
+    return Refuse(Reply(550, enhanced, words or "Mail for this address is not accepted here"))
 
 
 def _parse_next_hop(

@@ -17,7 +17,7 @@ from relay.mail.route import NextHop
 
 Smarthosts = Mapping[str, Smarthost]
 
-_RESERVED_NAMES = ("mx", "discard", "error")
+_RESERVED_NAMES = ("mx", "local", "discard", "error")
 _SMARTHOST_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _USUAL_PORTS = {"implicit": 465, "starttls": 587}
 _USERNAME_HINTS = {ADDRESS: "your full mail address", LOCAL: 'what stands before the "@" of your address'}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from relay.config.model import Network
-from relay.mail.address import unquote_local
+from relay.mail.address import fold, unquote_local
 from relay.mail.route import Rate
 
 Word = TypeVar("Word", bound=str)
@@ -29,6 +29,7 @@ _RATE = re.compile(r"(\d{1,9})/(s|min|hour|day)", re.ASCII)
 _SIZE = re.compile(r"(\d{1,12}) ?([KMG]I?B|B)", re.ASCII | re.IGNORECASE)
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _LOCAL_PART = re.compile(r'[^\x00-\x20\x7f()<>@,;:\\"\[\]]+|"(?:[^"\\\r\n]|\\.)*"')
+_DISPLAY = re.compile(r"(?P<name>.*?)\s*<(?P<address>[^<>]*)>", re.DOTALL)
 _LITERAL = re.compile(r"\[[A-Za-z0-9.:]+\]")
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 
@@ -233,6 +234,30 @@ def check_mail_domain(text: str) -> None:
     """Raise ValueError if this can't stand behind the "@" of an address."""
     if not _LITERAL.fullmatch(text):
         parse_domain(text)
+
+
+def parse_address_key(key: str, refusal: str) -> str:
+    """Return the folded key of a table of addresses: "user@domain", "user" or "@domain".
+
+    Raises ValueError, with the text of ``refusal`` where it is none of these.
+    """
+    local, at, domain = key.rpartition("@")
+    if at and KEY_DOMAIN.fullmatch(domain) and domain[0] != ".":
+        return fold(f"{parse_local_part(local)}@{domain}" if local else key)
+    if not at and not key.startswith((".", "*")) and key:
+        return fold(parse_local_part(key))
+    raise ValueError(refusal)
+
+
+def parse_named_address(text: str) -> tuple[str, str]:
+    """Return the address and the display name, or "", of ``Name <address>``; the address is not looked at."""
+    display = _DISPLAY.fullmatch(text)
+    if display is None:
+        return text, ""
+    name = unquote_local(display["name"])
+    if not name.isprintable():
+        raise ValueError("a display name must be one line of printable characters")
+    return display["address"], name
 
 
 def parse_local_part(text: str) -> str:

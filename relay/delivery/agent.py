@@ -50,12 +50,18 @@ class Endpoint:
     address: str
 
 
+Endpoints = Callable[[NextHop], Awaitable[Sequence[Endpoint] | Attempt]]
+"""Looks up the servers of a next hop."""
+Connect = Callable[[Endpoint, NextHop], Awaitable[Connection | Attempt]]
+"""Opens a session."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What lanes and their agents need from outside: look-ups, connections and the sending of a transfer."""
 
-    endpoints: Callable[[NextHop], Awaitable[Sequence[Endpoint] | Attempt]]
-    connect: Callable[[Endpoint, NextHop], Awaitable[Connection | Attempt]]
+    endpoints: Endpoints
+    connect: Connect
     send: Callable[[Connection, Transfer], Awaitable[list[Attempt]]]
     pause: Callable[[int, float], float]
     """Epoch second of the next probe after that many failures in a row, and now."""
@@ -85,7 +91,8 @@ class Agent:
             return await self._try_servers(transfer, pending)
         except Exception as error:
             self.abort()
-            failed = self._explain(transfer, error)
+            reply = explain_error(f"transfer of {transfer.claim.message.queue_id}", error)
+            failed = Attempt(reply, Scope.MESSAGE, next_hop=self._next_hop.key)
             pending.update({recipient: known or failed for recipient, known in pending.items()})
             return None
         finally:
@@ -143,35 +150,42 @@ class Agent:
         return attempts
 
     async def _open(self, tried: set[str]) -> Connection | Attempt:
-        """Connect to the first address that gives a session, of those not tried in this attempt."""
-        found = await self._tools.endpoints(self._next_hop)
-        if isinstance(found, Attempt):
-            return found
-        failure = self._remark("4.4.4", "there is no server to try", Scope.SITE)
-        for endpoint in [e for e in found if e.address not in tried][:ADDRESSES_PER_SESSION]:
-            tried.add(endpoint.address)
-            opened = await self._tools.connect(endpoint, self._next_hop)
-            if isinstance(opened, Connection):
-                self.connection = opened
-                self._on_session()
-                return opened
-            failure = opened
-            if failure.reply.is_permanent or is_login_failure(failure):
-                break
-        return failure
+        opened = await open_session(self._next_hop, self._tools.endpoints, self._tools.connect, tried)
+        if isinstance(opened, Connection):
+            self.connection = opened
+            self._on_session()
+        return opened
 
     async def _has_other(self, tried: set[str]) -> bool:
         found = await self._tools.endpoints(self._next_hop)
         return not isinstance(found, Attempt) and any(endpoint.address not in tried for endpoint in found)
 
-    def _explain(self, transfer: Transfer, error: Exception) -> Attempt:
-        if isinstance(error, ContentError):
-            return self._remark("4.3.0", f"the message cannot be read: {error}", Scope.MESSAGE)
-        events.failed(f"transfer of {transfer.claim.message.queue_id}", error)
-        return self._remark("4.3.0", "the relay met an internal error; it will try again", Scope.MESSAGE)
 
-    def _remark(self, enhanced: str, text: str, scope: Scope) -> Attempt:
-        return Attempt(Reply(451, enhanced, text), scope, next_hop=self._next_hop.key)
+async def open_session(
+    next_hop: NextHop, endpoints: Endpoints, connect: Connect, tried: set[str]
+) -> Connection | Attempt:
+    """Connect to the first address that gives a session, of those not tried yet, and add what is tried."""
+    found = await endpoints(next_hop)
+    if isinstance(found, Attempt):
+        return found
+    failure = Attempt(Reply(451, "4.4.4", "there is no server to try"), Scope.SITE, next_hop=next_hop.key)
+    for endpoint in [e for e in found if e.address not in tried][:ADDRESSES_PER_SESSION]:
+        tried.add(endpoint.address)
+        opened = await connect(endpoint, next_hop)
+        if isinstance(opened, Connection):
+            return opened
+        failure = opened
+        if failure.reply.is_permanent or is_login_failure(failure):
+            break
+    return failure
+
+
+def explain_error(what: str, error: Exception) -> Reply:
+    """Return the reply for an attempt that an exception ended; a defect is logged, as one in ``what``."""
+    if isinstance(error, ContentError):
+        return Reply(451, "4.3.0", f"the message cannot be read: {error}")
+    events.failed(what, error)
+    return Reply(451, "4.3.0", "the relay met an internal error; it will try again")
 
 
 def _report_settled(transfer: Transfer, pending: dict[Recipient, Attempt | None]) -> None:

@@ -1,4 +1,4 @@
-"""An SMTP client connection to one server, from the greeting to QUIT (RFC 5321, RFC 3207).
+"""An SMTP or LMTP client connection to one server, from the greeting to QUIT (RFC 5321, RFC 3207, RFC 2033).
 
 Whatever a server or the network does comes back as an ``Attempt``, never as an exception. Where TLS must be
 verified, nothing goes on without it; where opportunistic TLS does not work, the mail goes in plain.
@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.esmtp import parse_esmtp_extensions
 
-from relay.delivery import tls
+from relay.delivery import commands, tls
 from relay.delivery.dialogue import Dialogue, Timeouts
 from relay.delivery.login import Account, log_in
 from relay.delivery.protocol import NOT_SMTP, ReplyProtocol
 from relay.delivery.tls import TlsError
 from relay.delivery.transaction import Content, Transaction
 from relay.mail.attempt import Attempt, Scope
-from relay.mail.envelope import Message
+from relay.mail.envelope import Envelope, Message, Recipient
 from relay.mail.reply import Reply
 from relay.mail.route import NextHop, Tls
 
@@ -35,7 +35,10 @@ class ClientSettings:
 
     helo_name: str
     hostname: str
-    """The name that the relay greets its own clients with: a server of that name is the relay itself."""
+    """The name that the relay greets its own clients with.
+
+    An SMTP server of that name is the relay itself; a server behind a socket goes by that name.
+    """
     timeouts: Timeouts = field(default_factory=Timeouts)
     account_of: Callable[[NextHop], Account | None] = lambda _: None
     """Returns the account to log in with; None: no login."""
@@ -47,13 +50,14 @@ class Connection:
     def __init__(self, host: str, address: str, next_hop: NextHop, settings: ClientSettings) -> None:
         self.address = address
         self.offers: dict[str, str] = {}
-        """The EHLO keywords in upper case with their parameters; none after HELO."""
+        """The EHLO or LHLO keywords in upper case with their parameters; none after HELO."""
         self.was_stale = False
         """Whether the last transfer found a kept connection dead: none of it was sent, no reply counts."""
         self._host = host
         self._settings = settings
         self._protocol = ReplyProtocol()
-        self._dialogue = Dialogue(host, address, next_hop, self._protocol)
+        name = host if next_hop.port else settings.hostname
+        self._dialogue = Dialogue(name, address, next_hop, self._protocol)
         self._name = ""
         self._is_used = False
         self._needs_reset = False
@@ -62,7 +66,7 @@ class Connection:
     async def open(
         cls, host: str, address: str, next_hop: NextHop, settings: ClientSettings
     ) -> Connection | Attempt:
-        """Connect to an IP address and open a session; where there is none to be had, say why.
+        """Connect to an IP address or a socket and open a session; where there is none to be had, say why.
 
         That attempt's scope is SITE and it is temporary, unless the server is this relay itself.
         """
@@ -102,7 +106,7 @@ class Connection:
 
     @property
     def label(self) -> str:
-        """The server as ``name[address]:port``."""
+        """The server as ``name[address]:port``, or ``name[/path]``."""
         return self._dialogue.label
 
     @property
@@ -126,6 +130,29 @@ class Connection:
         self._needs_reset = not transaction.is_clean
         return attempts
 
+    async def verify(self, recipient: Recipient) -> Attempt:
+        """Return what the server replies to a recipient of a report, or to MAIL where it refuses that.
+
+        The transaction is left open: QUIT ends it.
+        """
+        dialogue, offers, timeouts = self._dialogue, self.offers, self._settings.timeouts
+        refusal = commands.refuse_recipient(recipient, offers=offers, server=dialogue.server)
+        if refusal is not None:
+            return dialogue.remark(refusal, Scope.RECIPIENT)
+        envelope = Envelope("", (recipient,))
+        mail = commands.mail_command(envelope, 0, is_8bit=False, has_8bit_header=False, offers=offers)
+        rcpt = commands.rcpt_command(recipient, offers)
+        try:
+            for command, line in (("MAIL FROM", mail), ("RCPT TO", rcpt)):
+                dialogue.enter(f"sending {command}", command)
+                self._protocol.write(line)
+                reply = await dialogue.read(timeouts.rcpt)
+                if not reply.is_positive:
+                    break
+        except SMTPException as error:
+            return dialogue.explain(error, Scope.RECIPIENT)
+        return dialogue.answer(reply)
+
     async def quit(self) -> None:
         """Take leave and close, within a few seconds."""
         try:
@@ -142,10 +169,13 @@ class Connection:
         self._protocol.abort()
 
     async def _connect(self) -> Attempt | None:
-        port = self.next_hop.port
+        loop, port = asyncio.get_running_loop(), self.next_hop.port
         try:
             async with asyncio.timeout(self._settings.timeouts.connect):
-                await asyncio.get_running_loop().create_connection(lambda: self._protocol, self.address, port)
+                if port:
+                    await loop.create_connection(lambda: self._protocol, self.address, port)
+                else:
+                    await loop.create_unix_connection(lambda: self._protocol, self.address)
         except TimeoutError:
             reason = "Connection timed out"
         except OSError as error:
@@ -170,7 +200,9 @@ class Connection:
         return failure or self._refuse_myself(greeting) or await self._log_in(mode)
 
     def _refuse_myself(self, greeting: Reply) -> Attempt | None:
-        if _first_word(greeting) == self._name == self._settings.hostname.lower():
+        """Return why mail must not go on to the relay itself, which speaks no LMTP."""
+        is_namesake = _first_word(greeting) == self._name == self._settings.hostname.lower()
+        if is_namesake and not self.next_hop.is_lmtp:
             text = f"mail for {self.next_hop.host} loops back to myself"
             return self._dialogue.remark(Reply(554, "5.4.6", text), Scope.MESSAGE)
         return None
@@ -189,10 +221,11 @@ class Connection:
 
     async def _say_hello(self) -> Attempt | None:
         self._require_silence()
-        self._dialogue.enter("performing the EHLO handshake")
-        reply = await self._introduce("EHLO")
+        verb = "LHLO" if self.next_hop.is_lmtp else "EHLO"
+        self._dialogue.enter(f"performing the {verb} handshake")
+        reply = await self._introduce(verb)
         extensions, mechanisms = parse_esmtp_extensions(reply.text)
-        if reply.is_permanent:
+        if reply.is_permanent and verb == "EHLO":
             self._dialogue.enter("performing the HELO handshake")
             reply = await self._introduce("HELO")
             extensions, mechanisms = {}, []

@@ -36,7 +36,7 @@ class Dialogue:
 
     def __init__(self, host: str, address: str, next_hop: NextHop, protocol: ReplyProtocol) -> None:
         self.server = f"{host}[{address}]"
-        self.label = f"{self.server}:{next_hop.port}"
+        self.label = f"{self.server}:{next_hop.port}" if next_hop.port else self.server
         self.next_hop = next_hop
         self.protocol = protocol
         self.phase = ""

@@ -15,11 +15,12 @@ from typing import Protocol
 
 from relay import events
 from relay.delivery.lane import Lane, Report, Tools, Transfer
+from relay.delivery.maildir import MAILDIR, Maildirs
 from relay.mail import lifecycle
 from relay.mail.attempt import Attempt, Claim, Outcome, Scope, State
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply
-from relay.mail.route import Discard, NextHop, Refuse, Route
+from relay.mail.route import Discard, Mailbox, NextHop, Refuse, Route
 
 IN_FLIGHT = 500
 """Messages in delivery at once, most of them waiting in a lane."""
@@ -75,7 +76,7 @@ Results = asyncio.Queue[Mapping[Recipient, Attempt | None]]
 
 
 class Manager:
-    """Moves mail from the queue to its next hops."""
+    """Moves mail from the queue to its next hops, and into mailboxes."""
 
     def __init__(
         self,
@@ -86,12 +87,13 @@ class Manager:
         clock: Clock,
         now: Callable[[], float],
         *,
+        maildirs: Callable[[Callable[[], None]], Maildirs],
         has_postmaster: bool = True,
     ) -> None:
         """Wire the manager.
 
         ``route`` gives the way to a recipient for mail of a reverse-path. ``tools`` are made of two of the
-        manager's own: when to probe a next hop again, and ``wake``.
+        manager's own: when to probe a next hop again, and ``wake``; ``maildirs`` are made of ``wake``.
         """
         self._queue = queue
         self._route = route
@@ -100,6 +102,7 @@ class Manager:
         self._now = now
         self._has_postmaster = has_postmaster
         self._tools = tools(self._probe_at, self.wake)
+        self._maildirs = maildirs(self.wake)
         self._lanes: dict[NextHop, Lane] = {}
         self._passes: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -115,7 +118,7 @@ class Manager:
         hops = {
             self._route(recipient.address, envelope.reverse_path).via for recipient in envelope.recipients
         }
-        return all(self._lane_has_room(via, now) for via in hops)
+        return all(self._via_has_room(via, now) for via in hops)
 
     def submit(self, claim: Claim) -> None:
         """Deliver a message that was put into the queue already claimed."""
@@ -149,7 +152,8 @@ class Manager:
         Whatever was not delivered stays in the queue, due at the next start.
         """
         self._is_stopping = True
-        await asyncio.gather(*(lane.close(grace_seconds) for lane in self._lanes.values()))
+        lanes = (lane.close(grace_seconds) for lane in self._lanes.values())
+        await asyncio.gather(self._maildirs.close(grace_seconds), *lanes)
         passes = list(self._passes.values())
         if passes:
             _, late = await asyncio.wait(passes, timeout=RECORD_SECONDS)
@@ -206,12 +210,14 @@ class Manager:
     def _caps(self, now: float) -> dict[str, int]:
         """Return how many messages each next hop takes; forget lanes that are of no use."""
         self._lanes = {hop: lane for hop, lane in self._lanes.items() if not lane.is_disposable(now)}
-        caps: dict[str, int] = {}
+        caps = {MAILDIR: self._maildirs.room()}
         for next_hop, lane in self._lanes.items():
             caps[next_hop.key] = min(lane.room(now), caps.get(next_hop.key, IN_FLIGHT))
         return caps
 
-    def _lane_has_room(self, via: NextHop | Discard | Refuse, now: float) -> bool:
+    def _via_has_room(self, via: NextHop | Mailbox | Discard | Refuse, now: float) -> bool:
+        if isinstance(via, Mailbox):
+            return self._maildirs.room() > 0
         lane = self._lanes.get(via) if isinstance(via, NextHop) else None
         return lane is None or lane.is_blocked(now) or lane.room(now) > 0
 
@@ -242,16 +248,20 @@ class Manager:
             self.wake()
 
     def _hand_out(self, claim: Claim, report: Report) -> list[Outcome]:
-        """Give recipients to their lanes; return the outcomes of those whose lane is too full."""
+        """Give recipients to their lanes and mailboxes; return the outcomes of those that find no room."""
         turned_away: list[Outcome] = []
-        for (via, internal), recipients in self._group(claim.message.envelope).items():
-            match via:
-                case NextHop():
-                    lane = self._lane(via)
+        for route, recipients in self._group(claim.message.envelope).items():
+            match route.via:
+                case NextHop() as next_hop:
+                    lane = self._lane(next_hop)
                     for start in range(0, len(recipients), RECIPIENTS_PER_TRANSFER):
                         some = tuple(recipients[start : start + RECIPIENTS_PER_TRANSFER])
-                        if not lane.submit(Transfer(claim, some, internal, report)):
-                            turned_away += self._turn_away(claim, some, via)
+                        if not lane.submit(Transfer(claim, some, route.internal, report)):
+                            turned_away += self._turn_away(claim, some, next_hop.key)
+                case Mailbox() as mailbox:
+                    copies = Transfer(claim, tuple(recipients), route.internal, report)
+                    if not self._maildirs.submit(mailbox, copies):
+                        turned_away += self._turn_away(claim, recipients, MAILDIR)
                 case Discard():
                     report(dict.fromkeys(recipients, _DISCARDED))
                 case Refuse(reply):
@@ -264,14 +274,14 @@ class Manager:
             lane = self._lanes[next_hop] = Lane(next_hop, self._tools)
         return lane
 
-    def _group(self, envelope: Envelope) -> dict[tuple[NextHop | Discard | Refuse, bool], list[Recipient]]:
-        groups: dict[tuple[NextHop | Discard | Refuse, bool], list[Recipient]] = {}
+    def _group(self, envelope: Envelope) -> dict[Route, list[Recipient]]:
+        groups: dict[Route, list[Recipient]] = {}
         for recipient in envelope.recipients:
             route = self._route(recipient.address, envelope.reverse_path)
-            groups.setdefault((route.via, route.internal), []).append(recipient)
+            groups.setdefault(route, []).append(recipient)
         return groups
 
-    def _turn_away(self, claim: Claim, recipients: Iterable[Recipient], next_hop: NextHop) -> list[Outcome]:
+    def _turn_away(self, claim: Claim, recipients: Iterable[Recipient], next_hop: str) -> list[Outcome]:
         """Return the outcomes that let recipients wait in the queue: due still, but for a known next hop.
 
         Old messages are due later: the queue would hand them out again at once, however full the lane is.
@@ -281,7 +291,7 @@ class Manager:
             not claim.is_warned and lifecycle.is_late(message, now, clock.warn_after)
         )
         due_at = self._next_attempt_at(claim, now, now) if is_old else now
-        attempt = Attempt(_CROWDED, Scope.SITE, next_hop=next_hop.key)
+        attempt = Attempt(_CROWDED, Scope.SITE, next_hop=next_hop)
         return [Outcome(message.number, r.index, State.DEFERRED, attempt, due_at) for r in recipients]
 
     async def _follow(self, claim: Claim, results: Results, turned_away: Sequence[Outcome]) -> None:

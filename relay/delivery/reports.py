@@ -75,13 +75,18 @@ class Recorder:
         settings: ReportSettings,
         warn_after: float,
         report_to: Callable[[Message], str],
+        expand: Callable[[str], tuple[str, ...]],
         now: Callable[[], float],
     ) -> None:
-        """``report_to`` gives the address that is told about a message; ``warn_after`` is in seconds."""
+        """``report_to`` gives the address that is told about a message, ``expand`` those who get its mail.
+
+        ``warn_after`` is in seconds.
+        """
         self._queue = queue
         self._settings = settings
         self._warn_after = warn_after
         self._report_to = report_to
+        self._expand = expand
         self._now = now
 
     async def record(
@@ -173,7 +178,15 @@ class Recorder:
         original = await self._read(message.number, returned_size(plan.kind, message))
         now = self._now()
         number = self._queue.new_number(now)
-        return build_report(plan, message, original, self._settings, number=number, now=now)
+        return build_report(
+            plan,
+            message,
+            original,
+            self._settings,
+            recipients=self._expand(plan.to),
+            number=number,
+            now=now,
+        )
 
     async def _read(self, number: int, size: int) -> bytes:
         """Return the first bytes of a content, at least that many; fewer where it was deleted meanwhile."""

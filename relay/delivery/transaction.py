@@ -1,8 +1,11 @@
-"""One mail transaction (RFC 5321 section 3.3): MAIL, RCPT, DATA, content; each recipient judged alone."""
+"""One mail transaction (RFC 5321 section 3.3): MAIL, RCPT, DATA, content; each recipient judged alone.
+
+With LMTP (RFC 2033 section 4.2) the end of the content has a reply for each recipient that was taken.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass, replace
 
 from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected
@@ -43,12 +46,14 @@ class Transaction:
         self._protocol = dialogue.protocol
         self._offers = offers
         self._is_pipelined = "PIPELINING" in offers
+        self._is_lmtp = dialogue.next_hop.is_lmtp
         self._timeouts = timeouts
         self._message = message
         self._content = content
         self._recipients = message.envelope.recipients
         self._attempts: list[Attempt | None] = [None] * len(self._recipients)
-        self._has_accepted = False
+        self._accepted: list[int] = []
+        """The recipients that the server took at RCPT, in their order."""
         self._is_dot_sent = False
         self.has_begun = False
         """Whether the server replied to MAIL."""
@@ -96,7 +101,7 @@ class Transaction:
         if await self._is_sender_taken(mail) or self._is_pipelined:
             for index, line in lines.items():
                 await self._offer_recipient(index, line)
-            if self._has_accepted or self._is_pipelined:
+            if self._accepted or self._is_pipelined:
                 await self._transfer_content()
 
     def _mail_command(self, lines: dict[int, bytes]) -> bytes:
@@ -135,9 +140,9 @@ class Transaction:
         if self._attempts[index] is not None:
             return
         if reply.is_positive:
-            self._has_accepted = True
+            self._accepted.append(index)
             return
-        if reply.code == 552 and self._has_accepted and reply.enhanced in _TOO_MANY_RECIPIENTS:
+        if reply.code == 552 and self._accepted and reply.enhanced in _TOO_MANY_RECIPIENTS:
             # RFC 5321 section 4.5.3.1.10: the old code for too many recipients.
             reply = Reply(452, "4.5.3", reply.text)
         self._attempts[index] = self._dialogue.answer(reply, Scope.RECIPIENT)
@@ -146,7 +151,7 @@ class Transaction:
         self._dialogue.enter("sending DATA command", "DATA")
         reply = await self._ask(b"DATA\r\n", self._timeouts.data)
         is_invited = 300 <= reply.code < 400
-        if not self._has_accepted:
+        if not self._accepted:
             if is_invited:
                 await self._send_nothing()
         elif is_invited:
@@ -158,7 +163,13 @@ class Transaction:
             self._settle(self._dialogue.answer(reply, Scope.MESSAGE))
 
     async def _send_nothing(self) -> None:
-        """End an empty content: DATA was let through without a recipient (RFC 2920 section 3.1)."""
+        """End an empty content: DATA was let through without a recipient (RFC 2920 section 3.1).
+
+        An LMTP server that does so may reply to its end or not: hanging up is what both kinds understand.
+        """
+        if self._is_lmtp:
+            self._protocol.abort()
+            return
         self._protocol.write(b"\r\n.\r\n")
         await self._dialogue.read(self._timeouts.end_of_data)
 
@@ -194,19 +205,28 @@ class Transaction:
             raise SMTPResponseException(early.code, early.message)
 
     async def _finish(self) -> None:
+        """Judge the recipients by the reply to the content, with LMTP each by its own."""
         self._dialogue.enter("sending end of data", "end of DATA")
+        if self._is_lmtp:
+            replies = [await self._conclude(Scope.RECIPIENT, [index]) for index in self._accepted]
+        else:
+            replies = [await self._conclude(Scope.MESSAGE, self._accepted)]
+        self.is_clean = all(reply.is_positive for reply in replies)
+
+    async def _conclude(self, scope: Scope, indices: Iterable[int]) -> Reply:
         reply = await self._dialogue.read(self._timeouts.end_of_data)
         if 300 <= reply.code < 400:
             raise SMTPResponseException(reply.code, str(reply))
-        self.is_clean = reply.is_positive
-        self._settle(self._dialogue.answer(reply, Scope.MESSAGE))
+        self._settle(self._dialogue.answer(reply, scope), indices)
+        return reply
 
-    def _settle(self, attempt: Attempt) -> None:
-        """Give the attempt to every recipient that has none."""
+    def _settle(self, attempt: Attempt, indices: Iterable[int] | None = None) -> None:
+        """Give the attempt to those recipients, or all, that have none."""
         passes_dsn = attempt.reply.is_positive and "DSN" in self._offers
-        for index, recipient in enumerate(self._recipients):
+        for index in range(len(self._recipients)) if indices is None else indices:
             if self._attempts[index] is None:
-                self._attempts[index] = replace(attempt, passes_dsn=passes_dsn and recipient.notify != "")
+                wants_report = self._recipients[index].notify != ""
+                self._attempts[index] = replace(attempt, passes_dsn=passes_dsn and wants_report)
 
     def _fail(self, error: SMTPException) -> None:
         """Give up the connection; whoever has no verdict is deferred, or refused if the server said so."""

@@ -57,11 +57,12 @@ def arrange_headers(
     queue_id: str,
     now: float,
     inspect: Callable[[bytes], Inspected] | None = None,
+    is_ours: bool = True,
 ) -> list[bytes]:
     """Return the headers that a message is kept with, from our Received header and the client's headers.
 
-    Each is inspected as it came, then rewritten or dropped; missing ones are added at the end.
-    ``reverse_path`` is the rewritten one.
+    Each is inspected as it came, then rewritten or dropped; missing ones are added at the end. What strangers
+    send to us, not ``is_ours``, is neither rewritten nor completed. ``reverse_path`` is the rewritten one.
     """
     result: list[bytes] = []
     present: set[str] = set()
@@ -76,5 +77,7 @@ def arrange_headers(
         name = header_name(header)
         present.add(name)
         if name not in _DROPPED:
-            result.append(rules.rewrite_header(header))
+            result.append(rules.rewrite_header(header) if is_ours else header)
+    if not is_ours:
+        return result
     return result + missing_headers(present, reverse_path, rules.hostname, queue_id, now)

@@ -7,7 +7,7 @@ failure is told to the postmaster stands in the NOTIFY of its recipient: FAILURE
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from relay.mail.address import fold, quote_address
@@ -114,18 +114,29 @@ def _returns_whole(kind: Kind, message: Message) -> bool:
 
 
 def build_report(
-    plan: Plan, message: Message, original: bytes, settings: ReportSettings, *, number: int, now: float
+    plan: Plan,
+    message: Message,
+    original: bytes,
+    settings: ReportSettings,
+    *,
+    recipients: Sequence[str],
+    number: int,
+    now: float,
 ) -> Report:
-    """Return the report about a message, as message ``number``.
+    """Return the report about a message, as message ``number``, to those who get mail for ``plan.to``.
 
     ``original`` is the start of the message's content, of at least ``returned_size`` bytes.
     """
     body, boundary = _join_parts(_write_parts(plan, message, original, settings, now), number, now)
     is_8bit = not body.isascii()
     header = _write_header(plan, message, settings, boundary, number, now, is_8bit=is_8bit)
+    notify = _choose_notify(plan, message, settings)
     envelope = Envelope(
         reverse_path="",
-        recipients=(Recipient(plan.to, notify=_choose_notify(plan, message, settings)),),
+        recipients=tuple(
+            Recipient(address, "" if address == plan.to else plan.to, notify=notify, index=index)
+            for index, address in enumerate(recipients)
+        ),
         is_8bitmime=is_8bit,
         is_smtputf8=not header.isascii(),
     )
@@ -201,7 +212,9 @@ def _describe(kind: Kind, failed: Failed, until: str, *, is_global: bool) -> dic
     """Return the fields about one recipient (RFC 3464 section 2.3)."""
     recipient, attempt = failed.recipient, failed.attempt
     original = _type_address(recipient.original or recipient.address, is_global=is_global)
-    success = "relayed" if attempt.is_remote else "delivered"
+    # A mailbox server, which speaks LMTP, is where the way ends (RFC 3464 section 2.3.3).
+    is_relayed = attempt.is_remote and not attempt.next_hop.startswith("lmtp:")
+    success = "relayed" if is_relayed else "delivered"
     words = f"smtp; {attempt.reply}" if attempt.is_remote else f"X-Relay; {attempt.explain()}"
     return {
         "Original-Recipient": _decode_xtext(recipient.orcpt) or original,

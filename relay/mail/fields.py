@@ -47,7 +47,7 @@ _NEEDS_ESCAPE = re.compile(r'([\r\n"\\])')
 _PHRASE = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(?: [\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
 _LINE_LENGTH = 70
 _WHOLE_ADDRESS = rb"""[^\s<>@,;:"()\[\]\\]++@[\w-]++(?:\.[\w-]++)*+"""
-_WHOLE_MAILBOX = rb"""\s*+(?:%b|[^<>@,;:"()\[\]\\]*+(?:"[^"\\]*+")?+\s*+<%b>)?\s*+""" % (
+_WHOLE_MAILBOX = rb"""[ \t\r\n]*+(?:%b|[^<>@,;:"()\[\]\\]*+(?:"[^"\\]*+")?+[ \t\r\n]*+<%b>)?[ \t\r\n]*+""" % (
     (_WHOLE_ADDRESS,) * 2
 )
 _WHOLE_LIST = re.compile(rb"[^:]++:%b(?:,%b)*+" % ((_WHOLE_MAILBOX,) * 2))

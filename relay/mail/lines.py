@@ -1,6 +1,8 @@
-"""The length of lines on the wire (RFC 5321 section 4.5.3.1.6)."""
+"""Lines: their length on the wire (RFC 5321 section 4.5.3.1.6), their ends in a file."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 
 LINE_LENGTH_LIMIT = 998
 """Bytes of a line without its CRLF (postconf(5), smtp_line_length_limit)."""
@@ -30,3 +32,13 @@ class LineBreaker:
             start = position = break_at
             self._room = LINE_LENGTH_LIMIT - 1
         return b"\r\n ".join([*pieces, chunk[start:]])
+
+
+def end_lines_in_lf(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield content with its CRLF line ends turned into LF, as in files; chunks may be cut anywhere."""
+    held = b""
+    for chunk in chunks:
+        data = held + chunk
+        held = b"\r" if data.endswith(b"\r") else b""
+        yield data.removesuffix(held).replace(b"\r\n", b"\n")
+    yield held

@@ -36,8 +36,8 @@ _OPENINGS: dict[Kind, str] = {
         "delivered by then, you will be told."
     ),
     "success": (
-        "You asked to be told when your message is delivered: it was passed on to {recipients}. "
-        "Should it fail to get through farther on, the server there will tell you."
+        "You asked to be told when your message is delivered: it has reached {recipients}, or the next "
+        "server on the way there. Should it fail to get through farther on, that server will tell you."
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from relay.mail.reply import Reply
@@ -21,11 +22,12 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """An SMTP server, or a domain whose mail exchangers are asked for."""
+    """An SMTP or LMTP server, or a domain whose mail exchangers are asked for."""
 
     host: str
-    """A host name, an IP address (without brackets), or a domain; lower case."""
+    """A host name, an IP address (without brackets), or a domain; lower case; with LMTP also a socket."""
     port: int = 25
+    """0 where ``host`` is the path of a socket."""
     use_mx: bool = False
     """Whether ``host`` is a domain to look up by MX (its addresses where it has none)."""
     tls: Tls = "opportunistic"
@@ -39,13 +41,18 @@ class NextHop:
     """How fast messages may leave, where the provider limits it."""
     takes_null_sender: bool = True
     """Whether reports may leave with the null reverse-path; else they leave with the postmaster's address."""
+    is_lmtp: bool = False
+    """Whether it is a mailbox server, which speaks LMTP (RFC 2033)."""
 
     @property
     def key(self) -> str:
         """The name of the next hop in the queue and in limits.
 
-        ``[host]:port``, or ``domain:port`` by MX; ``NAME=[host]:port`` for an account at a smarthost.
+        ``[host]:port``, or ``domain:port`` by MX; ``NAME=[host]:port`` for an account at a smarthost;
+        ``lmtp:[host]:port`` or ``lmtp:/path`` for a mailbox server.
         """
+        if self.is_lmtp:
+            return f"lmtp:[{self.host}]:{self.port}" if self.port else f"lmtp:{self.host}"
         place = f"{self.host}:{self.port}" if self.use_mx else f"[{self.host}]:{self.port}"
         return f"{self.smarthost}={place}" if self.smarthost else place
 
@@ -53,6 +60,21 @@ class NextHop:
 @dataclass(frozen=True, slots=True)
 class ByMx:
     """Table value "mx": the mail exchangers of the recipient's own domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByLocal:
+    """Table value "local": as if no entry was there, for a local domain beside an entry "*"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """A mailbox that the relay itself delivers to, in Maildir format."""
+
+    user: str
+    """Its name in ``local.users``, as written there."""
+    folder: Path
+    """The Maildir."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +89,7 @@ class Refuse:
     reply: Reply
 
 
-Via = NextHop | ByMx | Discard | Refuse
+Via = NextHop | ByMx | ByLocal | Discard | Refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +105,5 @@ class TransportEntry:
 class Route:
     """The routing decision for one recipient."""
 
-    via: NextHop | Discard | Refuse
+    via: NextHop | Mailbox | Discard | Refuse
     internal: bool = False

@@ -1,4 +1,4 @@
-"""Headers that a relay adds: Received (RFC 5321 section 4.4), and those that a client left out."""
+"""Headers that a relay adds: trace (RFC 5321 section 4.4), and those that a client left out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from relay.mail.address import quote_address
-from relay.mail.envelope import Client
-from relay.mail.headers import header_name
+from relay.mail.address import fold, quote_address
+from relay.mail.envelope import Client, Recipient
+from relay.mail.headers import header_name, header_value
 
 HOP_LIMIT = 50
 """A message with this many Received headers, ours included, is taken for one that loops."""
@@ -36,7 +36,7 @@ def received_header(
     address = f"IPv6:{client.address}" if ":" in client.address else client.address
     end = ";\r\n\t"
     if recipient is not None:
-        end = f"\r\n\tfor <{_CONTROL.sub('?', quote_address(recipient))}>; "
+        end = f"\r\n\tfor <{_show(recipient)}>; "
     text = (
         f"Received: from {helo} ({name} [{address}])\r\n"
         f"\tby {hostname} (relay) with {client.protocol} id {queue_id}{end}{format_date(now)}\r\n"
@@ -65,6 +65,24 @@ def has_too_many_hops(headers: Iterable[bytes]) -> bool:
     return sum(header_name(header) == "received" for header in headers) + 1 >= HOP_LIMIT
 
 
+def delivery_headers(reverse_path: str, recipient: Recipient) -> bytes:
+    """Return the headers that stand in front of the copy in a mailbox, in Postfix's order (local(8))."""
+    text = (
+        f"Return-Path: <{_show(reverse_path)}>\r\n"
+        f"X-Original-To: {_show(recipient.original or recipient.address)}\r\n"
+        f"Delivered-To: {_show(recipient.address)}\r\n"
+    )
+    return text.encode("utf-8", "surrogateescape")
+
+
+def was_delivered_to(address: str, headers: Iterable[bytes]) -> bool:
+    """Return whether a message was in the mailbox of an address before, and so loops (local(8))."""
+    shown = fold(_show(address))
+    return any(
+        header_name(header) == "delivered-to" and fold(header_value(header)) == shown for header in headers
+    )
+
+
 def missing_headers(
     present: AbstractSet[str], reverse_path: str, hostname: str, queue_id: str, now: float
 ) -> list[bytes]:
@@ -84,3 +102,8 @@ def missing_headers(
         for name, value in values
         if name.lower() not in present
     ]
+
+
+def _show(address: str) -> str:
+    """Return the external form of an address, with "?" for what would break a header."""
+    return _CONTROL.sub("?", quote_address(address))

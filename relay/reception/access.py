@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from relay.config.model import Limits, Network
-from relay.mail.address import quote_address
+from relay.mail.address import fold, quote_address, split_address
+from relay.mail.destinations import POSTMASTER
 from relay.mail.envelope import Client, Recipient
 from relay.mail.reply import Reply
 
@@ -16,6 +18,7 @@ HOUR = 3600.0
 MOST_CLIENTS = 10_000
 """Clients whose messages of the last hour are remembered."""
 
+_FURTHER_ROUTE = re.compile(r"[@%!]")
 _CONTAINER_MARKS = (".dockerenv", "run/.containerenv")
 _ROUTE_IS_GATEWAY = 0x2
 
@@ -33,18 +36,21 @@ class Access:
     networks: tuple[Network, ...]
     gateway: str = ""
     """A container's default gateway where it is to be kept out, else ""."""
+    open_domains: frozenset[str] = frozenset()
+    """Folded domains that anyone may write to."""
 
     def may_relay(self, address: str) -> bool:
         """Whether the client with this address may send mail to anywhere."""
         client = ip_address(plain_address(address))
         return str(client) != self.gateway and any(client in network for network in self.networks)
 
-    def judge(self, client: Client, recipient: Recipient) -> Reply | None:
-        """Return why a client may not send to a recipient, with the remedy; None where it may.
+    def is_ours(self, client: Client) -> bool:
+        """Whether a client may send mail to anywhere; whoever has logged in may."""
+        return client.user != "" or self.may_relay(client.address)
 
-        Whoever has logged in may.
-        """
-        if client.user or self.may_relay(client.address):
+    def judge(self, client: Client, recipient: Recipient) -> Reply | None:
+        """Return why a client may not send to a recipient, with the remedy; None where it may."""
+        if self.is_ours(client) or self._is_open(recipient.address):
             return None
         address = client.address
         denial = f"<{quote_address(recipient.address)}>: relay access denied; your address is {address}"
@@ -63,6 +69,16 @@ class Access:
             f"{denial}, and this server sends mail only for clients that it knows. The owner of the relay "
             f'can add "{address}" to networks in [access] of relay.toml.',
         )
+
+    def _is_open(self, recipient: str) -> bool:
+        """Whether anyone may write to a recipient: in an open domain, or the postmaster without any.
+
+        Not where the local part names another host as well (postconf(5), allow_untrusted_routing).
+        """
+        local, domain = split_address(fold(recipient))
+        if not domain:
+            return bool(self.open_domains) and local == POSTMASTER
+        return domain in self.open_domains and not _FURTHER_ROUTE.search(local)
 
 
 def default_gateway(root: Path = Path("/")) -> str:

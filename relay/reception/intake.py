@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relay import events
-from relay.mail.address import complete, fold, quote_address
+from relay.mail.address import complete, quote_address
 from relay.mail.arrival import ArrivalRules, arrange_headers
 from relay.mail.attempt import Claim
 from relay.mail.envelope import Client, Envelope, Message, Recipient, format_queue_id
@@ -49,12 +49,18 @@ class Outlets:
 
     new_number: Callable[[float], int]
     incoming: Callable[[int], Incoming]
+    is_ours: Callable[[Client], bool]
+    """Whether the client may send to anywhere: then the headers of its mail are rewritten and completed."""
     judge_access: Callable[[Client, Recipient], Reply | None]
     """Why the client may not send to the recipient, None where it may."""
-    expand: Callable[[str, str], str]
-    """Where mail goes instead: (address after rewriting, address as given)."""
+    expand: Callable[[str, str], tuple[str, ...]]
+    """The addresses that mail goes to: (address after rewriting, address as given)."""
+    identity: Callable[[str], str]
+    """What two addresses have in common that get one copy."""
     route: Callable[[str], Route]
     """The way to an address, a refusal where there is none."""
+    verify: Callable[[str], Awaitable[Reply | None]]
+    """Why the server that keeps the mailboxes refuses an address, None where it or nobody is to be asked."""
     has_room: Callable[[Envelope], bool]
     """Whether delivery takes one more message from memory."""
     submit: Callable[[Claim], None]
@@ -89,20 +95,41 @@ class Intake:
         refusal = self.outlets.judge_access(client, recipient)
         if refusal:
             return refusal
-        via = self.outlets.route(self.rewrite(recipient).address).via
-        if not isinstance(via, Refuse):
-            return None
-        return replace(via.reply, text=f"<{quote_address(recipient.address)}>: {via.reply.text}")
+        first: Reply | None = None
+        for reached in self.expand(recipient):
+            reply = await self._refuse(client, reached.address)
+            if reply is None:
+                return None
+            first = first or reply
+        assert first is not None
+        return replace(first, text=f"<{quote_address(recipient.address)}>: {first.text}")
 
     def begin(self, client: Client, envelope: Envelope) -> Arrival:
         """Take in the content of a message."""
         return Arrival(self, client, envelope)
 
-    def rewrite(self, recipient: Recipient) -> Recipient:
-        """Return a recipient as it is queued, with the address that was given as ``original``."""
+    def expand(self, recipient: Recipient) -> list[Recipient]:
+        """Return a recipient as it is queued, or those that stand in its place: it is their ``original``."""
         given = recipient.address
-        address = self.outlets.expand(self.rules.rewrite_recipient(given), given)
-        return recipient if address == given else replace(recipient, address=address, original=given)
+        addresses = self.outlets.expand(self.rules.rewrite_recipient(given), given)
+        return [
+            recipient if address == given else replace(recipient, address=address, original=given)
+            for address in addresses
+        ]
+
+    async def _refuse(self, client: Client, address: str) -> Reply | None:
+        """Return why nobody gets mail for an address.
+
+        A mailbox server that can't be asked now is no reason for a client of ours, which may be too simple to
+        try again; anybody else has to, as a later report to a made-up sender would hit a bystander.
+        """
+        via = self.outlets.route(address).via
+        if isinstance(via, Refuse):
+            return via.reply
+        reply = await self.outlets.verify(address)
+        if reply is None or (not reply.is_permanent and self.outlets.is_ours(client)):
+            return None
+        return reply
 
 
 class Arrival:
@@ -189,6 +216,7 @@ class Arrival:
             queue_id=self._queue_id,
             now=self._received_at,
             inspect=self._inspection.inspect if checks else None,
+            is_ours=self._outlets.is_ours(self._client),
         )
         await self._obey_checks()
         self._message_id = next((header_value(h) for h in kept if header_name(h) == "message-id"), "")
@@ -258,7 +286,7 @@ class Arrival:
         """Return the envelope that is queued, each recipient once."""
         unique: dict[str, Recipient] = {}
         for recipient in self._find_recipients():
-            unique.setdefault(fold(recipient.address), recipient)
+            unique.setdefault(self._outlets.identity(recipient.address), recipient)
         return replace(
             self._given,
             reverse_path=self._reverse_path,
@@ -270,13 +298,14 @@ class Arrival:
 
     def _find_recipients(self) -> list[Recipient]:
         """Return the recipients after rewriting and the header checks (header_checks(5): BCC, REDIRECT)."""
-        recipients = [self._intake.rewrite(recipient) for recipient in self._given.recipients]
+        expand = self._intake.expand
         redirect_to = self._inspection.redirect_to
         if redirect_to is not None:
             first = self._given.recipients[0]
-            address = self._outlets.expand(complete(redirect_to, self._intake.rules.home.domain), "")
-            return [replace(first, address=address, original=first.address)]
+            addresses = self._outlets.expand(complete(redirect_to, self._intake.rules.home.domain), "")
+            return [replace(first, address=address, original=first.address) for address in addresses]
+        recipients = [reached for recipient in self._given.recipients for reached in expand(recipient)]
         copies = [
-            self._intake.rewrite(Recipient(address, notify="NEVER")) for address in self._inspection.bcc
+            copy for address in self._inspection.bcc for copy in expand(Recipient(address, notify="NEVER"))
         ]
         return recipients + [replace(copy, original="") for copy in copies]

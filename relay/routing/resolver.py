@@ -119,14 +119,16 @@ class Resolver:
         """Return the servers of a next hop, best first, or why there is none.
 
         Servers of one preference come in random order. Where the relay itself is among them, it and all
-        that are not better are left out (RFC 5321 section 5.1).
+        that are not better are left out (RFC 5321 section 5.1). A socket is its own and only address.
         """
+        if not next_hop.port:
+            return (Host(next_hop.host, 0, (next_hop.host,)),)
         try:
             if next_hop.use_mx and not _is_address(next_hop.host):
                 found = await self._exchangers(next_hop.host)
             else:
                 found = [await self._host(next_hop.host)]
-            return self._without_myself(found, next_hop)
+            return tuple(found) if next_hop.is_lmtp else self._without_myself(found, next_hop)
         except _UnresolvedError as error:
             return _failure(error.reply, next_hop)
 
@@ -273,9 +275,10 @@ def _not_found(name: str, record_type: str, problem: _Problem) -> Reply:
 
 
 def _failure(reply: Reply, next_hop: NextHop) -> Attempt:
-    """Return what an unusable next hop comes to; all mail waits for the owner to mend a relayhost."""
-    if reply.is_permanent and next_hop.is_relayhost:
-        reply = Reply(451, "4.3.5", f"relayhost configuration problem: {reply.text}")
+    """Return what an unusable next hop comes to; mail waits for the owner to mend what he set up."""
+    if reply.is_permanent and (next_hop.is_relayhost or next_hop.is_lmtp):
+        name = "lmtp" if next_hop.is_lmtp else "relayhost"
+        reply = Reply(451, "4.3.5", f"{name} configuration problem: {reply.text}")
     scope = Scope.RECIPIENT if reply.is_permanent else Scope.SITE
     return Attempt(reply, scope, next_hop=next_hop.key)
 

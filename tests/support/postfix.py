@@ -81,7 +81,7 @@ class Postfix:
 @contextlib.contextmanager
 def running(folder: Path, authority: Authority) -> Iterator[Postfix]:
     """Run a Postfix; everybody must be able to enter the folder, which gets all its files."""
-    postfix = Postfix(*_unused_ports(3))
+    postfix = Postfix(*unused_ports(3))
     _configure(folder, authority, postfix)
     environment = {"MAIL_CONFIG": str(folder), "PATH": SEARCH_PATH, "LANG": "C", "MAIL_LOGTAG": "postfix"}
     subprocess.run([_program("postfix"), "check"], env=environment, check=True, capture_output=True)
@@ -116,7 +116,7 @@ def _program(name: str) -> str:
     return found
 
 
-def _unused_ports(count: int) -> list[int]:
+def unused_ports(count: int) -> list[int]:
     """Return ports from below those that the kernel gives to clients, which other tests have many of."""
     found: list[int] = []
     for port in random.sample(range(20000, 32000), 100):

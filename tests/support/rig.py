@@ -12,6 +12,7 @@ from typing import Any
 from relay.delivery.client import ClientSettings, Connection, Timeouts
 from relay.delivery.departure import DepartureRules, Departures
 from relay.delivery.lane import Endpoint, Tools
+from relay.delivery.maildir import Maildirs
 from relay.delivery.manager import Clock, Manager
 from relay.delivery.reports import Recorder
 from relay.mail import lifecycle
@@ -113,6 +114,7 @@ class Rig:
             ReportSettings("relay.test", self.clock.lifetime, self.postmaster),
             self.clock.warn_after,
             lambda message: message.envelope.reverse_path,
+            lambda address: (address,),
             self.now,
         )
         rules = DepartureRules(Home("home.test"), Canonical(), (), self.postmaster)
@@ -124,6 +126,7 @@ class Rig:
             lambda pause, changed: Tools(self._find, connect, departures.send, pause, self.now, changed),
             self.clock,
             self.now,
+            maildirs=lambda changed: Maildirs("relay.test", self.store.read, changed),
             has_postmaster=bool(self.postmaster),
         )
 

@@ -1,9 +1,9 @@
-"""A scripted SMTP server on a real loopback socket: behaviour is data, what it received is kept to the byte.
+"""A scripted SMTP or LMTP server on a real socket: behaviour is data, what it received is kept to the byte.
 
 A *step* says what the server does at one point of the dialogue: ``bytes`` are sent as they stand, ``DROP``,
 ``RESET`` and ``HANG`` are what their names say, ``Wait(event)`` waits, a tuple is several of these in a row,
 and a list holds one step for each time the point is reached, the last one for all later times. A callable
-gets the command line and returns a step.
+gets the command line and returns a step. A client that says LHLO gets LMTP (RFC 2033).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from pathlib import Path
 from types import MappingProxyType
 
 
@@ -64,7 +65,10 @@ class Script:
 
     greeting: Step = b"220 mx.test ESMTP\r\n"
     steps: Mapping[str, Step] = field(default_factory=lambda: MappingProxyType({}))
-    """By verb in upper case; ``BODY`` is reached after ``body_bytes`` of content, ``DOT`` after its end."""
+    """By verb in upper case; ``BODY`` is reached after ``body_bytes`` of content, ``DOT`` after its end.
+
+    With LMTP ``DOT`` is reached once for each recipient that was taken.
+    """
     body_bytes: int = 0
     is_group_awaited: bool = False
     """Whether all replies from MAIL on are kept back until DATA was read: a test of pipelining."""
@@ -79,6 +83,7 @@ DEFAULTS: Mapping[str, Step] = MappingProxyType(
     {
         "EHLO": EHLO,
         "HELO": b"250 mx.test\r\n",
+        "LHLO": EHLO,
         "MAIL": b"250 2.1.0 Ok\r\n",
         "RCPT": OK,
         "DATA": b"354 Go ahead\r\n",
@@ -122,19 +127,25 @@ class _EndError(Exception):
 
 
 class ScriptedServer:
-    """The server; use it as an async context manager."""
+    """The server, at a port of 127.0.0.1 or at a path; use it as an async context manager."""
 
-    def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, script: Script | None = None, *, tls: ssl.SSLContext | None = None, path: Path | None = None
+    ) -> None:
         self.script = script or Script()
         self.sessions: list[Session] = []
         self.port = 0
         self.reached: dict[str, asyncio.Event] = {}
         self._tls = tls
+        self._path = path
         self._counts: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> ScriptedServer:
+        if self._path is not None:
+            self._server = await asyncio.start_unix_server(self._start, self._path)
+            return self
         self._server = await asyncio.start_server(self._start, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -205,6 +216,9 @@ class _Dialogue:
         self._buffer = bytearray()
         self._kept: list[bytes] | None = None
         self._last_code = b""
+        self._is_lmtp = False
+        self._taken = 0
+        """Recipients of the transaction."""
 
     async def run(self) -> None:
         await self._perform(self._server.step("greeting"), b"")
@@ -214,7 +228,12 @@ class _Dialogue:
             verb = line.split(b" ")[0].split(b":")[0].upper().decode("latin-1")
             if self._server.script.is_group_awaited and verb == "MAIL":
                 self._kept = []
+            self._is_lmtp = self._is_lmtp or verb == "LHLO"
             await self._perform(self._server.step(verb), line)
+            if verb in {"MAIL", "RSET"}:
+                self._taken = 0
+            if verb == "RCPT" and self._last_code.startswith(b"2"):
+                self._taken += 1
             if verb == "DATA":
                 await self._release()
                 if self._last_code.startswith(b"3"):
@@ -296,4 +315,5 @@ class _Dialogue:
         end = 0 if self._buffer.startswith(b".\r\n") else self._buffer.find(b"\r\n.\r\n") + 2
         self._session.contents.append(bytes(self._buffer[:end]))
         del self._buffer[: end + 3]
-        await self._perform(self._server.step("DOT"), b".")
+        for _ in range(self._taken if self._is_lmtp else 1):
+            await self._perform(self._server.step("DOT"), b".")

@@ -41,6 +41,10 @@ TRANSPORT_KEY = re.compile(rf'\*|{_LOCAL_PART}{_AT_DOMAIN}|\[\S+\]|\.?[^\s@"]+\.
 CANONICAL_KEY = re.compile(rf'{_LOCAL_PART}(?:{_AT_DOMAIN})?|{_AT_DOMAIN}|""')
 """Keys that can match; Postfix never looks at any other, and relay.toml refuses them."""
 
+DOMAIN = re.compile(r"[\w-]+(?:\.[\w-]+)+")
+ALIAS_KEY = re.compile(rf"{_LOCAL_PART}(?:{_AT_DOMAIN})?|{_AT_DOMAIN}")
+
+MAILBOXES = "127.0.0.24:24"
 USERS = {"alice": "secret", "bob@login.test": "hunter2"}
 SENDER_KEY = re.compile(r"[^@]*@(?!\.)[^@]+")
 
@@ -61,7 +65,8 @@ def make_config(case: Mapping[str, Any]) -> Document:
         "domain": base["origin"],
         "listen": [{"address": "{}:{}".format(*LISTEN), **make_login(options)}],
         "access": {"networks": base["trusted_networks"]},
-        "local": {"domains": base["local_domains"]},
+        "aliases": make_aliases(maps),
+        "local": make_local(case, maps),
         "limits": make_limits(base, options),
         "queue": {"path": str(HOME / "queue.db"), **make_queue(options)},
         "transport": make_transport(maps.get("transport", []), base["relayhost"]),
@@ -83,6 +88,42 @@ def make_config(case: Mapping[str, Any]) -> Document:
         document["helo_name"] = options["smtp_helo_name"]
     senders = {key: value for key, value in maps.get("sender_relayhost", []) if SENDER_KEY.fullmatch(key)}
     return document | make_rewriting(maps) | {"sender_relayhost": senders}
+
+
+def make_aliases(maps: Mapping[str, Pairs]) -> Document:
+    """Return the aliases: of local users, of all addresses, and of those who moved."""
+    virtual = [pair for pair in maps.get("virtual_alias", []) if not DOMAIN.fullmatch(pair[0])]
+    tables = (*maps.get("aliases", []), *virtual)
+    aliases: Document = {key: split_list(value) for key, value in tables if ALIAS_KEY.fullmatch(key)}
+    moved = maps.get("relocated", [])
+    return aliases | {key: f"error:5.1.6 User has moved to {value}" for key, value in moved}
+
+
+def split_list(text: str) -> list[str]:
+    """Return the addresses of a list."""
+    return [item.strip() for item in re.findall(r'(?:"[^"]*"|[^",])+', text)]
+
+
+def make_local(case: Mapping[str, Any], maps: Mapping[str, Pairs]) -> Document:
+    """Return local domains and users; where Postfix was told of no users, all that the case names are there.
+
+    A domain that stands alone in Postfix's virtual table has no users but those of the table.
+    """
+    base, options = case["config"]["base"], case["config"]["options"]
+    virtual = [key for key, _ in maps.get("virtual_alias", []) if DOMAIN.fullmatch(key)]
+    local: Document = {"domains": [*base["local_domains"], *virtual], "accept": "anyone"}
+    if base["local_domains"] and "local_recipient_maps" not in options:
+        local |= {"users": sorted(find_users(case)), "lmtp": MAILBOXES}
+    return local
+
+
+def find_users(case: Mapping[str, Any]) -> set[str]:
+    """Return the local users that the sessions of a case name."""
+    text = "".join(step.get("send", "") for session in case["input"]["sessions"] for step in session["steps"])
+    named = r'(?mi)^(?:MAIL FROM:|RCPT TO:|VRFY )[<"]([\w.-]+)(?:\+[\w.-]*)?"?(?:@([^>\r]*))?'
+    paths = re.findall(named, text)
+    ours = ("", *map(str.lower, case["config"]["base"]["local_domains"]), "[127.0.0.1]")
+    return {user.lower() for user, domain in paths if domain.lower() in ours}
 
 
 def make_login(options: Mapping[str, str]) -> Document:
@@ -156,7 +197,9 @@ def next_hop(text: str, relayhost: str) -> str:
             return host or "mx"
         case "" if colon:
             return host or relayhost or "mx"
-        case "local" | "virtual" | "lmtp":
+        case "local":
+            return "local"
+        case "virtual" | "lmtp":
             return ""
     return text
 

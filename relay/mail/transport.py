@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from relay.mail.address import fold, join_address, split_address
 from relay.mail.rewrite import Home
-from relay.mail.route import ByMx, NextHop, Route, TransportEntry
+from relay.mail.route import ByLocal, ByMx, NextHop, Route, TransportEntry
 
 ANY = "*"
 """The table key that matches every address."""
@@ -28,7 +28,7 @@ def route(
     sender has none.
     """
     entry = entry_for(recipient, transport, home)
-    if entry is None:
+    if entry is None or isinstance(entry.via, ByLocal):
         return Route(_relayhost_of(sender, sender_relayhost, home) or relayhost or _next_hop_of(recipient))
     if isinstance(entry.via, ByMx):
         return Route(_next_hop_of(recipient), entry.internal)

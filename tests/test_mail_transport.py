@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.mail import transport as module
 from relay.mail.reply import Reply
 from relay.mail.rewrite import Home
 from relay.mail.route import ByMx, Discard, NextHop, Refuse, Route, TransportEntry, Via
-from relay.routing import table as module
 
 A, B, C, HUB = (NextHop(f"{name}.test") for name in ("a", "b", "c", "hub"))
 HOME = Home("gw.test", recipient_delimiter="+")
