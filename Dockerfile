@@ -15,8 +15,12 @@ COPY relay ./relay
 RUN pip --python /opt/relay/bin/python install .
 
 FROM python:${PYTHON_VERSION}-slim
-RUN install --directory --owner=10001 --group=10001 --mode=0750 /var/lib/relay \
- && install --directory --mode=0755 /etc/relay
+# Others may pass through the folder to the maildrop, and see nothing else: the files in it are the relay's alone.
+RUN install --directory --owner=10001 --group=10001 --mode=0711 /var/lib/relay \
+ && install --directory --mode=0755 /etc/relay \
+ && ln -s /opt/relay/bin/relay /usr/sbin/sendmail \
+ && ln -s /opt/relay/bin/relay /usr/bin/mailq \
+ && ln -s /opt/relay/bin/relay /usr/bin/newaliases
 COPY --from=build /opt/relay /opt/relay
 ENV PATH=/opt/relay/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # Port 25 needs no root: Docker sets net.ipv4.ip_unprivileged_port_start=0 in containers since 20.10.

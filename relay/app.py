@@ -44,6 +44,7 @@ from relay.queue.store import Store
 from relay.reception.access import Access, default_gateway
 from relay.reception.intake import Intake, Outlets
 from relay.reception.logins import Logins
+from relay.reception.maildrop import Maildrop
 from relay.reception.reverse import ReverseNames
 from relay.reception.server import ListenError, Reception
 from relay.reception.shared import SessionSettings
@@ -118,16 +119,20 @@ async def _serving(config: Config) -> AsyncIterator[None]:
         await recorder.report_leftovers()
         manager = _manager(config, store, destinations, recorder, endpoints, connect)
         control = ControlServer(store, manager.retry_now, lambda: [*tokens.problems.values()])
+        intake = _intake(config, store, destinations, manager, _verify(destinations, endpoints, connect))
         reception = Reception(
-            _intake(config, store, destinations, manager, _verify(destinations, endpoints, connect)),
+            intake,
             SessionSettings(config.hostname, config.limits.message_size, config.limits.recipients),
             config.limits,
             ReverseNames(resolver.ptr, resolver.addresses),
             logins,
         )
+        maildrop = _maildrop(config, store, intake, recorder, manager)
         await control.start()
+        maildrop.open()
         background = [
             asyncio.create_task(manager.run(), name="delivery"),
+            asyncio.create_task(maildrop.run(), name="maildrop"),
             asyncio.create_task(_maintain(store, config), name="maintenance"),
             asyncio.create_task(tokens.keep_alive(), name="tokens"),
         ]
@@ -143,6 +148,7 @@ async def _serving(config: Config) -> AsyncIterator[None]:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            maildrop.close()
             await control.close()
     finally:
         logins.close()
@@ -218,6 +224,19 @@ def _intake(
         now=time.time,
     )
     return Intake(rules, arrival_checks(config.header_checks), outlets)
+
+
+def _maildrop(config: Config, store: Store, intake: Intake, recorder: Recorder, manager: Manager) -> Maildrop:
+    async def is_known(number: int) -> bool:
+        return await store.show(number) is not None
+
+    async def report(message: Message, original: bytes, reply: Reply) -> None:
+        await recorder.refuse(message, original, reply)
+        manager.wake()
+
+    return Maildrop(
+        config.queue.maildrop, intake, limit=config.limits.message_size, is_known=is_known, report=report
+    )
 
 
 def _access(config: Config) -> Access:

@@ -234,7 +234,7 @@ def refused(client: Client, command: str, reply: Reply, reverse_path: str = "", 
 
 def accepted(message: Message, client: Client, message_id: str) -> None:
     """A message is on disk; its client may forget it."""
-    login = {"sasl_method": client.sasl_method, "sasl_username": client.user} if client.user else {}
+    login = {"sasl_method": client.sasl_method, "sasl_username": client.user} if client.sasl_method else {}
     _emit(
         logging.INFO,
         "accepted",

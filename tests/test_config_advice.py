@@ -146,6 +146,11 @@ def test_users_whose_mail_an_alias_of_their_domain_takes() -> None:
     )
 
 
+def test_an_alias_of_a_domain_that_takes_nobodys_mail() -> None:
+    text = HOUSE.replace(', "marc", "ann", "bob"', "")
+    assert advise(parse_config(text, machine_name="gw1.lan")) == ()
+
+
 def test_a_catch_all_takes_no_users_mail() -> None:
     text = HOUSE.replace('"@maison.mrs"', '"*"')
     assert advise(parse_config(text, machine_name="gw1.lan")) == ()

@@ -338,7 +338,7 @@ async def test_a_disk_that_cannot_be_written_defers(house: House) -> None:
         await house.deliver(house.claim())
         subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         assert await reply_of(house) == (
-            f"451 4.3.0 the mailbox {folder} cannot be written (Read-only file system); "
+            f"451 4.3.0 the mailbox of chris cannot be written: {folder}: Read-only file system; "
             "mount its file system for writing [recipient]"
         )
         assert house.files() == [LINES_OF_CHRIS]
@@ -358,7 +358,7 @@ async def test_a_folder_that_the_relay_may_not_write_defers() -> None:
         )
         user = os.getuid() or NOBODY.pw_uid
         assert child.stdout == (
-            f"451 4.3.0 the mailbox {folder}/chris cannot be written ({folder}/chris: Permission denied); "
+            f"451 4.3.0 the mailbox of chris cannot be written: {folder}/chris: Permission denied; "
             f"let the relay write there; it runs as the user with the number {user}\n"
         ), child.stderr
 
@@ -372,8 +372,8 @@ async def test_a_file_in_the_place_of_a_folder_defers(house: House) -> None:
     folder = house.mailbox().folder
     folder.write_bytes(b"")
     assert await reply_of(house) == (
-        f"451 4.3.0 the mailbox {folder} cannot be written ({folder}: Not a directory); "
-        "a link that a user may have made is not followed: name its target in relay.toml [recipient]"
+        f"451 4.3.0 the mailbox of chris cannot be written: {folder}: Not a directory; "
+        "it is no folder, or a link that a user may have made: write the real path in relay.toml [recipient]"
     )
 
 
@@ -381,7 +381,7 @@ async def test_a_disk_that_is_not_there_is_not_replaced(house: House) -> None:
     folder = house.mailbox().folder
     folder.symlink_to(house.folder / "disk")
     assert await reply_of(house) == (
-        f"451 4.3.0 the mailbox {folder} cannot be written ({folder}: No such file or directory) [recipient]"
+        f"451 4.3.0 the mailbox of chris cannot be written: {folder}: No such file or directory [recipient]"
     )
     assert list(house.folder.iterdir()) == [folder]
 
@@ -391,9 +391,9 @@ async def test_an_earlier_attempt_that_cannot_be_removed_defers(house: House) ->
     claim = house.claim()
     left = house.mailbox().folder / "tmp" / make_name(claim.message, CHRIS, "gw1.home.test")
     left.mkdir()
-    assert (await reply_of(house, claim)).startswith(
-        f"451 4.3.0 the mailbox {house.mailbox().folder} cannot be "
-    )
+    place = house.mailbox().folder
+    words = f"451 4.3.0 the mailbox of chris cannot be written: {place}: Is a directory [recipient]"
+    assert await reply_of(house, claim) == words
     left.rmdir()
     assert await house.deliver(claim) == DONE
 
@@ -468,7 +468,7 @@ async def test_no_link_is_followed_within_a_maildir(house: House, part: str) -> 
     folder = house.mailbox().folder / part
     folder.rename(house.folder / "away")
     folder.symlink_to(elsewhere)
-    assert " cannot be written (Not a directory); " in await reply_of(house)
+    assert f" cannot be written: {folder}: Not a directory; " in await reply_of(house)
     assert not list(elsewhere.iterdir())
 
 
@@ -601,7 +601,7 @@ async def test_what_takes_longer_than_the_grace_has_failed_and_leaves_nothing(ho
     house.gate.clear()
     house.submit(house.claim([CONTENT[:20], CONTENT[20:]]))
     await house.maildirs.close(0)
-    words = Reply(451, "4.3.2", "the relay was stopped before the message was written")
+    words = Reply(451, "4.3.2", "the relay was stopped while it wrote the message")
     assert house.reports[-1][1] == Attempt(words, host="maildir", next_hop="maildir")
     house.gate.set()
     await until(lambda: "mailbox" not in {thread.name for thread in threading.enumerate()})

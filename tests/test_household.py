@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import imaplib
 import os
-import poplib
 import re
 import shutil
 import smtplib
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -95,24 +92,6 @@ async def send(relay: Service, message: EmailMessage) -> None:
     await asyncio.to_thread(talk)
 
 
-def fetch(box: Dovecot, user: str) -> list[str]:
-    """Return what a POP3 client fetches."""
-    with closing_pop3(box.pop3, user) as client:
-        count = len(client.list()[1])
-        return [b"\n".join(client.retr(number + 1)[1]).decode() for number in range(count)]
-
-
-@contextmanager
-def closing_pop3(port: int, user: str) -> Iterator[poplib.POP3]:
-    client = poplib.POP3("127.0.0.1", port)
-    try:
-        client.user(user)
-        client.pass_(PASSWORD)
-        yield client
-    finally:
-        client.quit()
-
-
 def header(message: str, name: str) -> str:
     """Return a header of a message; there must be one of that name."""
     found = re.findall(rf"(?mi)^{name}: *(.*)", message.partition("\n\n")[0])
@@ -132,10 +111,10 @@ async def test_messages_between_people_at_home_go_through_lmtp_and_are_read_with
             await send(relay, letter("chris@maison.mrs", "Marc@gw1.maison.mrs"))
             await send(relay, letter("marc@maison.mrs", "root@gw1.maison.mrs", subject="for root"))
             await relay.logged("status=sent", 2)
-        (to_marc,) = await asyncio.to_thread(fetch, box, "marc")
+        (to_marc,) = await asyncio.to_thread(box.fetch, "marc")
         assert header(to_marc, "From") == "chris@maison.mrs"
         assert header(to_marc, "Return-Path") == "<chris@maison.mrs>"
-        (to_chris,) = await asyncio.to_thread(fetch, box, "chris")
+        (to_chris,) = await asyncio.to_thread(box.fetch, "chris")
         assert header(to_chris, "To") == "root@gw1.maison.mrs"
 
 
@@ -149,7 +128,7 @@ async def test_one_message_goes_inside_as_it_is_and_outside_rewritten(tmp_path: 
             async with Service(tmp_path, settings) as relay:
                 await send(relay, letter("chris@maison.mrs", "family@maison.mrs", "friend@example.org"))
                 await relay.logged("status=sent", 4)
-                inside = [(await asyncio.to_thread(fetch, box, user))[0] for user in ("chris", "marc")]
+                inside = [(await asyncio.to_thread(box.fetch, user))[0] for user in ("chris", "marc")]
                 # The answers: inside to the address of the house, outside to the real one.
                 await send(relay, letter("marc@maison.mrs", header(inside[1], "From"), subject="Re: hello"))
                 await relay.logged("to=<chris@maison.mrs>, .*status=sent", 2)
@@ -160,7 +139,7 @@ async def test_one_message_goes_inside_as_it_is_and_outside_rewritten(tmp_path: 
         assert delivery.reverse_path == "christian.caleca@free.fr"
         assert sorted(delivery.recipients) == ["aunt@example.org", "friend@example.org"]
         assert b"From: Christian Caleca <christian.caleca@free.fr>\r\n" in delivery.header
-        answers = await asyncio.to_thread(fetch, box, "chris")
+        answers = await asyncio.to_thread(box.fetch, "chris")
         assert [header(message, "Subject") for message in answers] == ["hello", "Re: hello"]
 
 
@@ -209,7 +188,7 @@ async def test_maildirs_of_the_relay_are_read_with_pop3_and_imap(tmp_path: Path)
             await send(relay, letter("chris@maison.mrs", "marc@maison.mrs", "root@gw1.maison.mrs"))
             await relay.logged("status=sent", 2)
         box.adopt()
-        (to_chris,) = await asyncio.to_thread(fetch, box, "chris")
+        (to_chris,) = await asyncio.to_thread(box.fetch, "chris")
         assert to_chris.startswith("Return-Path: <chris@maison.mrs>\nX-Original-To: root@gw1.maison.mrs\n")
         assert header(to_chris, "Delivered-To") == "chris@maison.mrs"
         assert to_chris.endswith("\nBonjour à tous\n") or "Bonjour" in to_chris
@@ -246,7 +225,7 @@ async def test_fetched_mail_lands_in_the_right_mailbox_as_it_was(tmp_path: Path)
             await run_fetchmail(tmp_path, provider, relay, user="who")
             assert "from=<made.up@nowhere.example> to=<who@maison.mrs>" in relay.log
             await relay.emptied()
-        fetched = await asyncio.to_thread(fetch, house, "chris")
+        fetched = await asyncio.to_thread(house.fetch, "chris")
         by_subject = {re.search(r"(?m)^Subject: (.*)", m)[1] if "Subject" in m else "": m for m in fetched}  # type: ignore[index]
         assert header(by_subject[""], "Return-Path") == "<friend@example.org>"
         assert header(by_subject[""], "To") == "christian.caleca@free.fr"
@@ -316,7 +295,7 @@ class TestTheFilesOfTheDocs:
             async with Service(tmp_path, settings) as relay:
                 await send(relay, letter("marc@maison.mrs", "chris@maison.mrs"))
                 await relay.logged("status=sent")
-            (message,) = await asyncio.to_thread(fetch, box, "chris")
+            (message,) = await asyncio.to_thread(box.fetch, "chris")
             assert header(message, "From") == "marc@maison.mrs"
 
     def test_of_the_text_are_configurations_too(self) -> None:

@@ -7,12 +7,16 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import relay
 from relay.config.problems import ConfigError
 
-COMMANDS = ("serve", "check", "queue", "healthcheck", "login", "passwd")
+COMMANDS = ("serve", "check", "queue", "send", "healthcheck", "login", "passwd")
 """Modules of ``relay.cli`` whose ``add_parser`` sets ``run``; only the one in use is imported."""
+
+SENDMAIL = {"sendmail": [], "mailq": ["-bp"], "newaliases": ["-bi"]}
+"""Other names that the program can be called by, with the options of sendmail that they stand for."""
 
 EX_CONFIG = 78
 INTERRUPTED = 130
@@ -21,12 +25,20 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 78 a configuration error.
 
-    Raises SystemExit(2) for wrong usage, as argparse does.
+    ``relay send`` has those of sendmail. Raises SystemExit(2) for wrong usage, as argparse does.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    args = _build_parser(arguments).parse_args(arguments)
+    name = Path(sys.argv[0]).name
+    if argv is None and name in SENDMAIL:
+        arguments = ["send", *SENDMAIL[name], *arguments]
     try:
-        status: int = args.run(args)
+        if arguments[:1] == ["send"] and arguments[1:] not in (["-h"], ["--help"]):
+            from relay.cli import send  # noqa: PLC0415 - only the command in use is imported
+
+            status = send.main(arguments[1:], main)
+        else:
+            args = _build_parser(arguments).parse_args(arguments)
+            status = args.run(args)
         sys.stdout.flush()
     except ConfigError as error:
         print(*error.errors, sep="\n", file=sys.stderr)

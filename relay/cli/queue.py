@@ -140,6 +140,8 @@ def _ask(path: Path, message: dict[str, Any]) -> dict[str, Any]:
         if not path.exists():
             raise FileNotFoundError(_EMPTY.format(path)) from None
         reply = asyncio.run(_perform(path, message))
+    except PermissionError:
+        raise PermissionError(f"only root and the relay's own user may look at the queue {path}") from None
     if not reply["ok"]:
         raise OSError(reply["error"])
     return reply

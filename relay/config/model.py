@@ -116,6 +116,11 @@ class Queue:
     history: float = 14 * 86400
     history_subjects: bool = False
 
+    @property
+    def maildrop(self) -> Path:
+        """The folder into which programs of this machine put their messages."""
+        return self.path.parent / "maildrop"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -26,7 +26,7 @@ import stat
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -58,7 +58,7 @@ _ADVICE = {
     errno.EACCES: _NOT_ALLOWED,
     errno.EPERM: _NOT_ALLOWED,
     errno.EROFS: "mount its file system for writing",
-    errno.ENOTDIR: "a link that a user may have made is not followed: name its target in relay.toml",
+    errno.ENOTDIR: "it is no folder, or a link that a user may have made: write the real path in relay.toml",
 }
 
 Owner = tuple[int, int] | None
@@ -139,8 +139,8 @@ class Maildirs:
             self._changed()
 
     async def _carry(self, delivery: _Delivery) -> None:
-        attempt = _fail(Reply(451, "4.3.2", "the relay was stopped before the message was written"))
         loop = asyncio.get_running_loop()
+        attempt = _fail(Reply(451, "4.3.2", "the relay was stopped while it wrote the message"))
         try:
             attempt = await _run_in_thread(partial(self._deliver, delivery, loop))
         except Exception as error:
@@ -206,8 +206,7 @@ def write_message(mailbox: Mailbox, name: str, chunks: Iterable[bytes], *, is_fi
     Raises OSError, and whatever ``chunks`` raises.
     """
     with ExitStack() as opened:
-        folder = _open_maildir(mailbox, opened)
-        tmp, new, cur = (_keep(_enter(folder, part, mailbox.user), opened) for part in ("tmp", "new", "cur"))
+        folder, tmp, new, cur = _open_maildir(mailbox, opened)
         if not is_first:
             # In this order: a message may move from "new" to "cur" meanwhile.
             for place in (new, cur):
@@ -235,11 +234,10 @@ def _explain(mailbox: Mailbox, error: OSError) -> Reply:
     if error.errno == errno.ENOSPC:
         where = f"no room on the disk of the mailbox {mailbox.folder}"
         return Reply(452, "4.3.1", f"{where}: free some space there")
-    words = f"the mailbox {mailbox.folder} cannot be written"
-    place = str(error.filename or "")
-    cause = f"{place}: {error.strerror}" if place.startswith("/") else str(error.strerror)
+    place = error.filename if Path(str(error.filename)).is_absolute() else mailbox.folder
+    words = f"the mailbox of {mailbox.user} cannot be written: {place}: {error.strerror}"
     advice = _ADVICE.get(error.errno or 0, "").format(uid=os.geteuid())
-    return Reply(451, "4.3.0", f"{words} ({cause}); {advice}" if advice else f"{words} ({cause})")
+    return Reply(451, "4.3.0", f"{words}; {advice}" if advice else words)
 
 
 async def _run_in_thread(work: Callable[[], Attempt]) -> Attempt:
@@ -260,17 +258,29 @@ async def _run_in_thread(work: Callable[[], Attempt]) -> Attempt:
 # Files and folders, by their names in an open folder: nothing can be put in the place of one meanwhile
 
 
-def _open_maildir(mailbox: Mailbox, opened: ExitStack) -> int:
-    """Open the Maildir by way of each folder above it, and make those that are missing."""
-    root, *names = mailbox.folder.absolute().parts
-    here = _keep(os.open(root, _FOLDER), opened)
-    for depth, name in enumerate(names, 1):
-        try:
-            here = _keep(_enter_or_follow(here, name, mailbox.user), opened)
-        except OSError as error:
-            error.filename = str(Path(root, *names[:depth]))
-            raise
-    return here
+def _open_maildir(mailbox: Mailbox, opened: ExitStack) -> tuple[int, int, int, int]:
+    """Open a Maildir by way of each folder above it, and its parts; make what is missing."""
+    path = mailbox.folder.absolute()
+    folder = _keep(os.open(path.anchor, _FOLDER), opened)
+    for step in (*reversed(path.parents[:-1]), path):
+        with _naming(step):
+            folder = _keep(_enter_or_follow(folder, step.name, mailbox.user), opened)
+    parts = []
+    for name in ("tmp", "new", "cur"):
+        with _naming(path / name):
+            parts.append(_keep(_enter(folder, name, mailbox.user), opened))
+    tmp, new, cur = parts
+    return folder, tmp, new, cur
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors name a whole path."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _enter_or_follow(here: int, name: str, user: str) -> int:

@@ -7,9 +7,10 @@ from typing import Protocol
 
 from relay import events
 from relay.mail import lifecycle
-from relay.mail.attempt import Attempt, Claim, Failed, Outcome, State
+from relay.mail.attempt import Attempt, Claim, Failed, Outcome, Scope, State
 from relay.mail.dsn import Plan, Report, ReportSettings, build_report, plan_reports, returned_size
 from relay.mail.envelope import Message, Recipient, format_queue_id
+from relay.mail.reply import Reply
 
 
 class Unreported(Protocol):
@@ -149,6 +150,19 @@ class Recorder:
             except Exception as error:
                 events.warned(f"{left.message.queue_id}: failure not reported yet: {error}")
 
+    async def refuse(self, message: Message, original: bytes, reply: Reply) -> None:
+        """Report a message that was not taken into the queue, with the start of its content."""
+        outcomes = [
+            Outcome(message.number, recipient.index, State.BOUNCED, Attempt(reply, Scope.MESSAGE))
+            for recipient in message.envelope.recipients
+        ]
+        to, postmaster = self._report_to(message), self._settings.postmaster
+        plans = plan_reports(message, outcomes, to=to, postmaster=postmaster, is_late=False)
+        reports = [self._build(plan, message, original) for plan in plans]
+        await self._queue.record((), reports=reports)
+        for plan, report in zip(plans, reports, strict=True):
+            events.reported(message, plan.kind, report.message)
+
     async def _store(
         self, message: Message, outcomes: Sequence[Outcome], whole_pass: Sequence[Outcome], *, is_late: bool
     ) -> bool:
@@ -159,7 +173,10 @@ class Recorder:
             postmaster=self._settings.postmaster,
             is_late=is_late,
         )
-        reports = [await self._build(plan, message) for plan in plans]
+        reports = [
+            self._build(plan, message, await self._read(message.number, returned_size(plan.kind, message)))
+            for plan in plans
+        ]
         failures = [
             (outcome.number, outcome.index)
             for outcome in whole_pass
@@ -174,8 +191,7 @@ class Recorder:
             events.removed(message.queue_id)
         return bool(plans)
 
-    async def _build(self, plan: Plan, message: Message) -> Report:
-        original = await self._read(message.number, returned_size(plan.kind, message))
+    def _build(self, plan: Plan, message: Message, original: bytes) -> Report:
         now = self._now()
         number = self._queue.new_number(now)
         return build_report(

@@ -17,7 +17,7 @@ class Client:
     """The SMTP client of a session, as Received headers and log lines name it."""
 
     address: str
-    """IP address without brackets; an IPv4-mapped IPv6 address is given as IPv4."""
+    """IP address without brackets; an IPv4-mapped IPv6 address is given as IPv4. ``uid N`` of a maildrop."""
     name: str = UNKNOWN
     """Reverse DNS name, verified by a forward look-up; else ``unknown``."""
     helo: str = ""
@@ -28,6 +28,8 @@ class Client:
     """The name that the client logged in with; "" where it did not."""
     sasl_method: str = ""
     """How it logged in: PLAIN, LOGIN; "" where it did not."""
+    uid: int | None = None
+    """The number of the user whose program left the message in the maildrop; None for a session."""
 
     def __str__(self) -> str:
         """Return ``name[address]``, the form of Postfix's log."""

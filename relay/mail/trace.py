@@ -31,12 +31,16 @@ def received_header(
     ``recipient`` is the internal address that the client gave, None unless the message has just this one.
     What could break the header's syntax in a name is shown as "?".
     """
-    helo = _ODD.sub("?", client.helo or client.name)
-    name = _ODD.sub("?", client.name)
-    address = f"IPv6:{client.address}" if ":" in client.address else client.address
     end = ";\r\n\t"
     if recipient is not None:
         end = f"\r\n\tfor <{_show(recipient)}>; "
+    if client.uid is not None:
+        where = f"by {hostname} (relay, from userid {client.uid})"
+        text = f"Received: {where}\r\n\tid {queue_id}{end}{format_date(now)}\r\n"
+        return text.encode("utf-8", "surrogateescape")
+    helo = _ODD.sub("?", client.helo or client.name)
+    name = _ODD.sub("?", client.name)
+    address = f"IPv6:{client.address}" if ":" in client.address else client.address
     text = (
         f"Received: from {helo} ({name} [{address}])\r\n"
         f"\tby {hostname} (relay) with {client.protocol} id {queue_id}{end}{format_date(now)}\r\n"

@@ -157,6 +157,23 @@ class Arrival:
         self._body_is_8bit = False
         self._message_id = ""
 
+    @property
+    def queue_id(self) -> str:
+        """The queue id that the message has, if it gets into the queue."""
+        return self._queue_id
+
+    def describe(self, *, size: int, header_size: int) -> Message:
+        """Return the message as it is queued, of so many bytes."""
+        return Message(
+            self._number,
+            self._make_envelope(),
+            size=size,
+            header_size=header_size,
+            body_is_8bit=self._body_is_8bit,
+            received_at=self._received_at,
+            client=str(self._client),
+        )
+
     async def write(self, chunk: bytes) -> None:
         """Take some content, with CRLF line ends."""
         if self._reply is not None:
@@ -262,15 +279,7 @@ class Arrival:
 
     async def _commit(self) -> None:
         outlets = self._outlets
-        message = Message(
-            self._number,
-            self._make_envelope(),
-            size=self._size,
-            header_size=self._header_size,
-            body_is_8bit=self._body_is_8bit,
-            received_at=self._received_at,
-            client=str(self._client),
-        )
+        message = self.describe(size=self._size, header_size=self._header_size)
         is_held = self._inspection.is_held
         is_claimed = not is_held and outlets.has_room(message.envelope)
         retry_at = outlets.retry_at(self._number, self._received_at) if is_claimed else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
+import poplib
 import pwd
 import shutil
 import signal
@@ -121,6 +122,17 @@ class Dovecot:
         maildir = self.maildir(user) / (f".{folder}" if folder else "")
         paths = sorted(path for new in ("new", "cur") for path in (maildir / new).glob("*"))
         return [b"\r\n".join(path.read_bytes().splitlines()) + b"\r\n" for path in paths]
+
+    def fetch(self, user: str) -> list[str]:
+        """Return the messages that a POP3 client fetches, with LF line ends."""
+        client = poplib.POP3("127.0.0.1", self.pop3)
+        try:
+            client.user(user)
+            client.pass_(PASSWORD)
+            count = len(client.list()[1])
+            return [b"\n".join(client.retr(number + 1)[1]).decode() for number in range(count)]
+        finally:
+            client.quit()
 
     def filter_by(self, user: str, script: str) -> None:
         """Let a Sieve script decide what becomes of a user's mail."""

@@ -1,0 +1,58 @@
+"""What a message says about itself where a program hands it over without an envelope (sendmail(1))."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from email.utils import formataddr
+
+from relay.mail.address import quote_address
+from relay.mail.fields import rewrite_addresses
+from relay.mail.headers import header_name
+
+_RECIPIENTS = ("to", "cc", "bcc")
+
+
+def encode_xtext(text: str) -> str:
+    """Return a text as a parameter of MAIL may hold it (RFC 3461 section 4)."""
+    raw = text.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if 33 <= byte <= 126 and byte not in b"+=" else f"+{byte:02X}" for byte in raw)
+
+
+def find_addresses(text: str) -> list[str]:
+    """Return the internal addresses in a list as headers have it, ``Name <a@b.test>, c``."""
+    return [*_addresses(f"To: {text}\r\n".encode("utf-8", "surrogateescape"))]
+
+
+def find_recipients(headers: Sequence[bytes]) -> list[str]:
+    """Return whom To, Cc and Bcc name or, where a Resent- header is there, their Resent- forms."""
+    is_resent = any(header_name(header).startswith("resent-") for header in headers)
+    names = {f"resent-{name}" if is_resent else name for name in _RECIPIENTS}
+    found = (address for header in headers if header_name(header) in names for address in _addresses(header))
+    return [*dict.fromkeys(found)]
+
+
+def make_from(full_name: str, sender: str) -> bytes:
+    """Return a From header with the name of a person, in encoded words if need be (RFC 2047)."""
+    name = " ".join(full_name.split())
+    return f"From: {formataddr((name, quote_address(sender)))}\r\n".encode("utf-8", "surrogateescape")
+
+
+def lacks_from(headers: Iterable[bytes]) -> bool:
+    """Whether a message has no From header, nor one that says who sends it again."""
+    return not any(header_name(header) in {"from", "resent-from"} for header in headers)
+
+
+def full_name_of(gecos: str, login: str) -> str:
+    """Return the name of a person from the comment field of passwd(5); ``&`` stands for the login."""
+    return gecos.partition(",")[0].replace("&", login.capitalize()).strip()
+
+
+def _addresses(header: bytes) -> Iterator[str]:
+    found: list[str] = []
+
+    def keep(address: str) -> tuple[str, str]:
+        found.append(address)
+        return address, ""
+
+    rewrite_addresses(header, keep)
+    yield from filter(None, found)
