@@ -129,7 +129,7 @@ async def _serving(config: Config) -> AsyncIterator[None]:
         )
         maildrop = _maildrop(config, store, intake, recorder, manager)
         await control.start()
-        maildrop.open()
+        await maildrop.open()
         background = [
             asyncio.create_task(manager.run(), name="delivery"),
             asyncio.create_task(maildrop.run(), name="maildrop"),

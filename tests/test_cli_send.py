@@ -76,7 +76,12 @@ def house() -> Iterator[House]:
         ("-f a@b.test c", Request(sender="a@b.test", recipients=("c",))),
         ("-fa@b.test c", Request(sender="a@b.test", recipients=("c",))),
         ("-ra@b.test c", Request(sender="a@b.test", recipients=("c",))),
-        ("c -f a@b.test", Request(sender="a@b.test", recipients=("c",))),
+        ("c -f a@b.test", Request(recipients=("c", "-f", "a@b.test"))),
+        ("-f -q c -q", Request(sender="-q", recipients=("c", "-q"))),
+        ("-- -q -I", Request(recipients=("-q", "-I"))),
+        ("-iF -q c", Request(ignores_dots=True, full_name="-q", recipients=("c",))),
+        ("-tq15m", Request(mode="q", takes_from_header=True)),
+        ("-bH", Request(mode="h")),
         (
             "-N success,delay -R hdrs -V id c",
             Request(notify="SUCCESS,DELAY", ret="HDRS", envid="id", recipients=("c",)),
@@ -99,7 +104,7 @@ def test_options_are_sendmails(options: str, request_: Request) -> None:
     assert parse_options(options.split()) == request_
 
 
-@pytest.mark.parametrize("options", ["-bd", "-bz", "-Z", "-f", "-N sometimes", "-R some"])
+@pytest.mark.parametrize("options", ["-bd", "-bz", "-b pm", "-Z", "-:", "-f", "-N sometimes", "-R some"])
 def test_options_that_make_no_sense_are_refused(options: str) -> None:
     with pytest.raises(UsageError):
         parse_options(options.split())
@@ -159,12 +164,23 @@ class TestAMessage:
         assert house.drop()[1] == b"From: x\r\n\r\n" + body
 
     def test_of_an_mbox_loses_the_first_line_of_that(self, house: House) -> None:
-        house.send("root", content=b"From chris Sun May 11 15:21:22 2003\nFrom: x\n\nFrom here\n")
+        lines = b"From chris Sun May 11 15:21:22 2003\n>From root Sun May 11 15:21:22 2003\n"
+        house.send("root", content=lines + b"From: x\n\nFrom here\n")
         assert house.drop()[1] == b"From: x\r\n\r\nFrom here\r\n"
 
     def test_without_a_header_gets_one(self, house: House) -> None:
         house.send("-F", "x", "root", content=b"just a line\n")
         assert house.drop()[1] == f"From: x <{ME.pw_name}>\r\n\r\njust a line\r\n".encode()
+
+    def test_may_be_from_somebody_whose_name_is_no_text(self, house: House) -> None:
+        name = b"J\xe9r\a\nBcc: x".decode("utf-8", "surrogateescape")
+        assert house.send("-F", name, "root", content=b"").returncode == 0
+        assert house.drop()[1] == f"From: =?utf-8?b?Su+/vXIgQmNjOiB4?= <{ME.pw_name}>\r\n".encode()
+
+    def test_needs_no_standard_streams(self, house: House) -> None:
+        closed = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *RELAY, "send")
+        assert house.send("root", command=closed, content=b"").returncode == 0
+        assert len(house.drops()) == 1
 
     def test_beyond_ascii_says_so(self, house: House) -> None:
         house.send("é@b.test")
@@ -189,6 +205,8 @@ class TestFailures:
             (["-f", "a, b", "root"], MESSAGE, 64, "-f a, b: it is no address"),
             (["a@b..test"], MESSAGE, 65, "this is no mail address: a@b..test"),
             (['"a\a"@b.test'], MESSAGE, 65, "this is no mail address"),
+            (["-V", "\x01", "root"], MESSAGE, 65, "the relay could not read"),
+            (["-t"], b"To: " + b",\n ".join(b"u%d@x.test" % n for n in range(60_000)), 65, "too many"),
             (["root"], b"x" * 2000, 69, "larger than the relay takes"),
             (["root"], b"X: " + b"y" * 1_100_000, 65, "header"),
         ],
@@ -219,7 +237,23 @@ class TestFailures:
         assert sent.returncode == 73
         assert b"right o+x" in sent.stderr
 
-    @pytest.mark.parametrize("text", ["nonsense = ", 'nonsense = 1\n[queue]\npath = "state/queue.db"\n'])
+    @pytest.mark.needs_root
+    def test_of_a_user_who_may_not_see_the_queue(self, house: House) -> None:
+        with socket.socket(socket.AF_UNIX) as relay:
+            relay.bind(str(house.config.parent / "state/queue.db.sock"))
+            (house.config.parent / "state/queue.db.sock").chmod(0o600)
+            (house.config.parent / "state/queue.db").touch(0o600)
+            sent = house.send("-bp", command=("setpriv", "--reuid=65534", "--clear-groups", *RELAY, "send"))
+        assert (sent.returncode, b"only root" in sent.stderr) == (77, True)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "nonsense = ",
+            'nonsense = 1\n[queue]\npath = "state/queue.db"\n',
+            'nonsense = \n[queue] # ours\npath = "state/queue.db"\n[local]\nusers = \n',
+        ],
+    )
     def test_of_the_configuration_cost_no_message(self, house: House, text: str) -> None:
         house.config.write_text(text)
         sent = house.send("root")
@@ -262,8 +296,8 @@ class TestFailures:
         house.maildrop.parent.chmod(0o711)
         other = ("setpriv", "--reuid=65534", "--clear-groups", *RELAY, "send")
         done = house.send("-bp", command=other)
-        assert done.returncode == 1
-        assert b"only root and the relay's own user may look at the queue" in done.stderr
+        assert done.returncode == 77
+        assert b"only root and the user that the relay runs as may see" in done.stderr
 
 
 class TestOtherNames:
@@ -304,6 +338,18 @@ def test_smtp_on_standard_input_leaves_messages_too(house: House) -> None:
         b"MAIL FROM:<>\r\nRCPT TO:<root>\r\nDATA\r\nhello\r\n",
         b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test> NOTIFY=NEVER\r\nDATA\r\nSubject: x\r\n\r\n.\r\n",
     ]
+
+
+def test_smtp_without_a_maildrop_says_so(house: House) -> None:
+    house.maildrop.rmdir()
+    dialogue = (
+        b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nSubject: x\r\n\r\n.\r\nQUIT\r\n"
+    )
+    done = house.send("-bs", content=dialogue)
+    assert (
+        b"451 4.3.0 The message could not be left for the relay (No such file or directory: " in done.stdout
+    )
+    assert done.stderr == b""
 
 
 def test_smtp_that_breaks_off_leaves_nothing(house: House) -> None:

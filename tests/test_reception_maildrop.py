@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import re
+import resource
 import socket
 import stat
 import subprocess
@@ -150,38 +152,72 @@ async def test_a_refused_message_of_nobody_is_logged(tmp_path: Path) -> None:
         assert await relay.queue() == []
 
 
-async def test_what_is_no_message_is_removed_and_told(tmp_path: Path) -> None:
+async def test_what_is_no_message_is_set_aside_and_told_once(tmp_path: Path) -> None:
     async with Service(tmp_path, HOUSE) as relay:
         folder = maildrop(relay)
         (folder / "b-link").symlink_to(relay.config)
         os.mkfifo(folder / "c-fifo")
-        (folder / "d-folder").mkdir()
-        (folder / "d-full").mkdir()
-        (folder / "d-full" / "x").touch()
+        (folder / "d-folder/full").mkdir(parents=True)
         os.link(relay.config, folder / "e-other-name")
-        (folder / "0000000000000000000000000000.taken").write_bytes(b"x")
+        (folder / "0000000000000000000000000000.A").write_bytes(b"x")
         (folder / "f-endless").write_bytes(ENVELOPE[:-6] * 50_000)
         (folder / "g-long-line").write_bytes(b"MAIL FROM:<" + b"x" * 100_000)
         (folder / "h-empty").write_bytes(b"")
         leave(relay, "a")
-        await relay.logged("maildrop: .* is removed: ", 7)
+        await relay.logged("maildrop: .* is set aside as .*: ", 8)
         await relay.logged("relay=maildir, .*status=sent")
-        assert sorted(path.name for path in folder.iterdir()) == [".wake", "d-full"]
+        leave(relay, "z")
+        await relay.logged("relay=maildir, .*status=sent", 2)
+        assert relay.log.count("is set aside") == 8
+        assert len([*folder.glob(".refused-*")]) == 8
+        assert [path.name for path in folder.glob("[!.]*")] == []
         assert relay.config.exists()
-    assert len(mailbox(tmp_path)) == 1
+    assert len(mailbox(tmp_path)) == 2
 
 
 async def test_what_nobody_finished_is_deleted_after_a_day(tmp_path: Path) -> None:
     async with Service(tmp_path, HOUSE) as relay:
         await relay.stop()
-        for name, age in ((".old", 100_000), (".young", 0)):
+        for name, age in ((".old", 100_000), (".slow", 100_000), (".young", 0)):
             path = maildrop(relay) / name
             path.write_bytes(b"MAIL")
             os.utime(path, (time.time() - age,) * 2)
+        with (maildrop(relay) / ".slow").open("rb") as slow:
+            fcntl.flock(slow, fcntl.LOCK_EX)  # as a job does that prints something once a day
+            await relay.start()
+            leave(relay, "a")
+            await relay.logged("status=sent")
+            assert sorted(path.name for path in maildrop(relay).iterdir()) == [".slow", ".wake", ".young"]
+
+
+async def test_a_shortage_of_the_relay_costs_no_message(tmp_path: Path) -> None:
+    async with Service(tmp_path, HOUSE) as relay:
+        leave(relay, "first")
+        await relay.logged(": removed")
+        most = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
+        used = {int(path.name) for path in Path(f"/proc/{relay.pid}/fd").iterdir()}
+        free = next(number for number in range(len(used) + 1) if number not in used)
+        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (free, most[1]))
+        path = leave(relay, "second")
+        await relay.logged("maildrop .* can't be looked at now: Too many open files")
+        assert path.exists()
+        resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, most)
+        knock(relay)
+        await relay.logged(": removed", 2)
+    assert len(mailbox(tmp_path)) == 2
+
+
+async def test_a_message_being_taken_in_has_a_name_that_nobody_can_guess(tmp_path: Path) -> None:
+    async with Service(tmp_path, HOUSE) as relay:
+        await relay.stop()
+        folder = maildrop(relay)
+        (folder / ("b" * 32)).write_bytes(ENVELOPE + CONTENT + b"x\r\n" * 3_000_000)
         await relay.start()
-        leave(relay, "a")
+        while not (names := [*folder.glob("[!.]*.*")]):
+            assert not mailbox(tmp_path)
+            await asyncio.sleep(0)
+        assert names[0].name.startswith("b" * 32 + ".")
         await relay.logged("status=sent")
-        assert sorted(path.name for path in maildrop(relay).iterdir()) == [".wake", ".young"]
 
 
 @pytest.mark.needs_root
@@ -198,7 +234,7 @@ async def test_a_message_waits_while_the_queue_has_no_room(tmp_path: Path) -> No
                     file.flush()
             leave(relay, "a")
             await relay.logged("maildrop: a message of .* waits there: 452")
-            assert len([*maildrop(relay).glob("*.taken")]) == 1
+            assert len([*maildrop(relay).glob("a.*")]) == 1
             ballast.unlink()
             knock(relay)
             await relay.logged("relay=maildir, .*status=sent")
@@ -215,9 +251,9 @@ async def test_a_message_that_was_taken_in_before_a_kill_is_not_taken_in_again(t
         await relay.logged(f"{queue_id}: removed")
         await relay.stop()
         # As a kill leaves it after the commit, before the file is deleted ...
-        (maildrop(relay) / f"{queue_id}.5eed.taken").write_bytes(ENVELOPE + CONTENT)
+        (maildrop(relay) / f"{'c' * 32}.{queue_id}").write_bytes(ENVELOPE + CONTENT)
         # ... and before the commit.
-        (maildrop(relay) / "66105DE0DC19F.5eed.taken").write_bytes(ENVELOPE + CONTENT)
+        (maildrop(relay) / f"{'d' * 32}.66105DE0DC19F").write_bytes(ENVELOPE + CONTENT)
         await relay.start()
         await relay.logged(": removed", 2)
         await relay.emptied()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import socket
@@ -30,6 +31,7 @@ class Drop:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(self._hidden, flags, 0o600), "wb")
         os.fchmod(self._file.fileno(), 0o644)  # the relay may run as another user
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # says that it is being written, for days if need be
 
     def begin(self, envelope: bytes) -> None:
         """Write the lines in front of the content."""

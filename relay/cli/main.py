@@ -35,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["send"] and arguments[1:] not in (["-h"], ["--help"]):
             from relay.cli import send  # noqa: PLC0415 - only the command in use is imported
 
-            status = send.main(arguments[1:], main)
+            status = send.main(arguments[1:], _run)
         else:
-            args = _build_parser(arguments).parse_args(arguments)
-            status = args.run(args)
-        sys.stdout.flush()
+            status = _run(arguments)
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
     except ConfigError as error:
         print(*error.errors, sep="\n", file=sys.stderr)
         return EX_CONFIG
@@ -47,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run one command; raises what goes wrong."""
+    args = _build_parser(arguments).parse_args(arguments)
+    status: int = args.run(args)
     return status
 
 
@@ -61,7 +68,7 @@ def _fail(error: OSError) -> int:
     return 1
 
 
-def _build_parser(arguments: list[str]) -> argparse.ArgumentParser:
+def _build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="relay", description="The mail relay for a home gateway.")
     parser.add_argument("--version", action="version", version=f"relay {relay.__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -5,13 +5,13 @@ It needs no running relay, and no right but to write to the maildrop.
 
 from __future__ import annotations
 
-import getopt
 import os
 import pwd
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from relay.config.problems import ConfigError
 from relay.mail.address import quote_address
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.headers import HeaderReader, HeaderTooLongError
-from relay.mail.maildrop import write_envelope
+from relay.mail.maildrop import check_envelope, write_envelope
 from relay.mail.path import parse_path
 from relay.mail.submission import (
     encode_xtext,
@@ -39,15 +39,14 @@ from relay.reception.content import ChunkReader
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
 
-EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_CANTCREAT, EX_TEMPFAIL = 64, 65, 69, 73, 75
+EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_CANTCREAT, EX_TEMPFAIL, EX_NOPERM = 64, 65, 69, 73, 75, 77
 HEADER_LIMIT = 1024 * 1024
 """Bytes of a header block that is read for its recipients."""
 
-_OPTIONS = "A:B:C:EF:GL:N:O:R:UV:X:b:ce:f:h:imno:p:r:tvx"
-_OPTIONAL_VALUE = re.compile(r"-q.*|-d[\d.,-]*")
-"""Options whose value, if any, is not a word of its own: a queue run, debugging."""
+_OPTIONS = "A:B:C:EF:GIL:N:O:R:UV:X:b:ce:f:h:imno:p:r:tvx"
 _NOTIFY = re.compile(r"never|(?:success|failure|delay)(?:,(?:success|failure|delay))*", re.IGNORECASE)
-_HIDDEN_FROM = re.compile(rb"From [^\n]*\n")
+_QUEUE_TABLE = re.compile(r"(?ms)^[ \t]*\[queue\][^\n]*\n(.*?)(?=^[ \t]*\[|\Z)")
+_HIDDEN_FROM = re.compile(rb">?From [^\n]*\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +90,25 @@ def main(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
             case "p":
                 return run(["queue", "list", "--config", str(_find_config())])
             case "q":
-                run(["queue", "retry", "--all", "--config", str(_find_config())])
+                with suppress(FileNotFoundError):  # no queue yet
+                    run(["queue", "retry", "--all", "--config", str(_find_config())])
                 return 0  # an empty queue is no failure here
+            case "h":
+                return 0  # there is no host status to show or forget
             case "i":
                 return 0  # aliases are in relay.toml: there is nothing to build
             case "s":
                 from relay.cli.smtp import talk  # noqa: PLC0415 - few need it
 
                 return talk(*find_settings())
+        # Who closes standard input has no message to give, but an envelope.
         return _submit(request, sys.stdin.buffer if sys.stdin else BytesIO())
     except UsageError as error:
         return _fail(EX_USAGE, str(error))
     except TooLargeError:
         return _fail(EX_UNAVAILABLE, "the message is larger than the relay takes: limits.message_size")
+    except PermissionError:
+        return _fail(EX_NOPERM, "only root and the user that the relay runs as may see and run the queue")
     except HeaderTooLongError:
         return _fail(EX_DATAERR, "the header of the message is too long")
 
@@ -113,27 +118,36 @@ def parse_options(arguments: Sequence[str]) -> Request:
 
     Raises UsageError.
     """
-    request = Request()
-    rest = [argument for argument in arguments if not _OPTIONAL_VALUE.fullmatch(argument)]
-    if any(argument.startswith("-q") for argument in arguments):
-        request = replace(request, mode="q")
-    if "-I" in rest:
-        return replace(request, mode="i")
-    try:
-        options, recipients = getopt.gnu_getopt(rest, _OPTIONS)
-    except getopt.GetoptError as error:
-        raise UsageError(str(error)) from None
-    for option, value in options:
-        request = _obey(request, option, value)
-    return replace(request, recipients=tuple(recipients))
+    request, rest = Request(), list(arguments)
+    # None behind the first recipient: programs put addresses there that strangers gave them.
+    while rest and rest[0].startswith("-"):
+        letters = rest.pop(0)[1:]
+        if letters == "-":
+            break
+        while letters:
+            letter, letters = letters[0], letters[1:]
+            if letter == "q":  # an interval or a choice may follow
+                request, letters = replace(request, mode="q"), ""
+                continue
+            if letter == ":" or letter not in _OPTIONS:
+                raise UsageError(f"-{letter}: there is no such option")
+            value = ""
+            if f"{letter}:" in _OPTIONS:
+                if not (letters or rest):
+                    raise UsageError(f"-{letter}: something is missing behind it")
+                value, letters = letters or rest.pop(0), ""
+            request = _obey(request, f"-{letter}", value)
+    return replace(request, recipients=tuple(rest))
 
 
 def _obey(request: Request, option: str, value: str) -> Request:
     match option:
         case "-b":
-            if value[:1] not in set("mspiq"):
+            if value not in set("hHimps"):
                 raise UsageError(f"-b{value} is not known; the relay itself runs with: relay serve")
-            return replace(request, mode=value[:1])
+            return replace(request, mode=value.lower())
+        case "-I":
+            return replace(request, mode="i")
         case "-f" | "-r":
             return replace(request, sender=value)
         case "-F":
@@ -177,10 +191,20 @@ def _find_config() -> Path:
 
 def _read_leniently(found: Path) -> Config:
     try:
-        path = tomllib.loads(found.read_text(encoding="utf-8-sig"))["queue"]["path"]
+        path = _read_queue_table(found.read_text(encoding="utf-8-sig"))["path"]
         return Config(queue=Queue(path=found.absolute().parent / path))
     except (OSError, ValueError, KeyError, TypeError):
         return Config()
+
+
+def _read_queue_table(text: str) -> dict[str, str]:
+    """Return the table [queue] of a file, the rest of which may be broken. Raises ValueError and KeyError."""
+    try:
+        table: dict[str, str] = tomllib.loads(text)["queue"]
+    except tomllib.TOMLDecodeError:
+        found = _QUEUE_TABLE.search(text)
+        table = tomllib.loads(found[1]) if found else {}
+    return table
 
 
 def _submit(request: Request, source: BinaryIO) -> int:
@@ -206,10 +230,15 @@ def _submit(request: Request, source: BinaryIO) -> int:
         ret=request.ret,
         envid=encode_xtext(request.envid),
     )
+    lines = write_envelope(envelope)
+    try:
+        check_envelope(lines)
+    except ValueError as error:
+        return _fail(EX_DATAERR, f"the relay could not read what is asked for: {error}")
     try:
         drop = Drop(folder, limit)
         try:
-            drop.begin(write_envelope(envelope))
+            drop.begin(lines)
             drop.write(b"".join(headers) + rest)
             for chunk in content:
                 drop.write(chunk)
@@ -240,13 +269,14 @@ def _doubt() -> str:
 def _content(source: BinaryIO, *, ends_with_dot: bool) -> Iterator[bytes]:
     """Yield the message with CRLF line ends, up to a line with a lone dot where that ends it."""
     reader = ChunkReader()
-    is_line_start = is_first = True
+    is_line_start = is_start = True
     while line := source.readline(65536):
         if is_line_start and ends_with_dot and line.rstrip(b"\r\n") == b".":
             break
-        if not (is_first and _HIDDEN_FROM.fullmatch(line)):  # of an mbox
+        is_start = is_start and _HIDDEN_FROM.fullmatch(line) is not None
+        if not is_start:  # of an mbox
             yield reader.feed(line)
-        is_line_start, is_first = line.endswith(b"\n"), False
+        is_line_start = line.endswith(b"\n")
     yield reader.finish()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from socket import gethostname
 from threading import Thread
 
 from relay.cli.drop import Drop
@@ -15,10 +17,12 @@ from relay.config.model import Limits, Listen, ListenerTls
 from relay.mail.envelope import Client, Envelope, Recipient
 from relay.mail.maildrop import write_envelope
 from relay.mail.reply import Reply
+from relay.reception.access import ClientLimits
 from relay.reception.logins import Logins
 from relay.reception.reverse import ReverseNames
-from relay.reception.server import Reception
-from relay.reception.shared import SessionSettings
+from relay.reception.session import Session
+from relay.reception.shared import Listener, SessionSettings, Shared
+from relay.reception.tls import Certificate
 
 
 def talk(folder: Path, limit: int) -> int:
@@ -27,26 +31,33 @@ def talk(folder: Path, limit: int) -> int:
 
 
 async def _talk(folder: Path, limit: int) -> int:
-    """Put the session of the relay's own server between standard input and output.
-
-    For that it listens on loopback; whoever else connects there gets what any user of this machine may do.
-    """
-    settings = SessionSettings(choose_hostname(gethostname()), limit)
-    intake, names = _DropIntake(folder, limit), ReverseNames(_none, _none)
-    reception = Reception(intake, settings, Limits(), names, Logins({}))
-    await reception.open([Listen("127.0.0.1", 0)], ListenerTls())
-    host, _, port = reception.addresses[0].rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    """Put a session of the relay's own server between standard input and output."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    settings = SessionSettings(choose_hostname(socket.gethostname()), limit)
+    shared = Shared(ClientLimits(Limits()), ReverseNames(_none, _none), Logins({}))
+    listener = Listener(Listen(), Certificate(ListenerTls(), ()))
+    session = Session(_DropIntake(folder, limit), settings, listener, shared)
+    await loop.connect_accepted_socket(lambda: session, _Loopback(fileno=far.detach()))
+    reader, writer = await asyncio.open_connection(sock=near)
     if sys.stdin is None:
         writer.write_eof()
     else:
-        Thread(target=_pass_on, args=(asyncio.get_running_loop(), writer), daemon=True).start()
-    while data := await reader.read(65536):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        Thread(target=_pass_on, args=(loop, writer), daemon=True).start()
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
     writer.close()
-    await reception.close(0)
+    await session.wait_ended()
     return 0
+
+
+class _Loopback(socket.socket):
+    """An end of a pair of sockets, whose other end the session is to take for this machine."""
+
+    def getpeername(self) -> tuple[str, int]:
+        return ("127.0.0.1", 0)
 
 
 def _pass_on(loop: asyncio.AbstractEventLoop, writer: asyncio.StreamWriter) -> None:
@@ -85,15 +96,33 @@ class _DropSink:
     """One message, which is in the maildrop once it is finished."""
 
     def __init__(self, folder: Path, limit: int, envelope: Envelope) -> None:
-        self._drop = Drop(folder, limit)
-        self._drop.begin(write_envelope(envelope))
+        self._error = ""
+        self._drop: Drop | None = None
+        with self._noting():
+            self._drop = Drop(folder, limit)
+            self._drop.begin(write_envelope(envelope))
 
     async def write(self, chunk: bytes) -> None:
-        self._drop.write(chunk)
+        if self._drop is not None and not self._error:
+            with self._noting():
+                self._drop.write(chunk)
 
     async def finish(self) -> Reply:
-        self._drop.commit()
-        return Reply(250, "2.0.0", "Ok: left for the relay")
+        if self._drop is not None and not self._error:
+            with self._noting():
+                self._drop.commit()
+        if not self._error:
+            return Reply(250, "2.0.0", "Ok: left for the relay")
+        await self.abort()
+        return Reply(451, "4.3.0", f"The message could not be left for the relay ({self._error}).")
 
     async def abort(self) -> None:
-        self._drop.discard()
+        if self._drop is not None:
+            self._drop.discard()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._error = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)

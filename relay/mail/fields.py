@@ -72,9 +72,8 @@ def rewrite_addresses(header: bytes, rewrite: Rewrite, domain: str = "") -> byte
     """
     if len(header) > HEADER_SIZE_LIMIT:
         return header
-    name, _, value = header.partition(b":")
-    text = value.removesuffix(b"\r\n").decode("utf-8", "surrogateescape").replace("\r\n", "\n")
-    before = _parse(text)
+    name, _, _ = header.partition(b":")
+    before = _parse(_value(header))
     after = _rewrite(before, rewrite, domain)
     return (
         header
@@ -83,9 +82,19 @@ def rewrite_addresses(header: bytes, rewrite: Rewrite, domain: str = "") -> byte
     )
 
 
+def find_addresses(header: bytes) -> list[str]:
+    """Return the internal addresses in a header, however long it is; the null one is left out."""
+    return [token.text for token in _parse(_value(header)) if token.kind in _ADDRESSES and token.text]
+
+
 def is_complete(header: bytes) -> bool:
     """Return whether an address header is easily seen to hold whole addresses only: nothing to complete."""
     return _WHOLE_LIST.fullmatch(header) is not None
+
+
+def _value(header: bytes) -> str:
+    value = header.partition(b":")[2]
+    return value.removesuffix(b"\r\n").decode("utf-8", "surrogateescape").replace("\r\n", "\n")
 
 
 def _scan(text: str) -> Iterator[_Token]:

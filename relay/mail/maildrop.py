@@ -13,6 +13,8 @@ from relay.mail.envelope import Envelope
 from relay.mail.reply import Reply
 
 DATA = b"DATA\r\n"
+LONGEST_ENVELOPE = 1_000_000
+"""Bytes of the lines in front of a content."""
 WAKE = ".wake"
 """The socket in the maildrop at which a byte says that there is a message."""
 
@@ -33,6 +35,13 @@ def write_envelope(envelope: Envelope) -> bytes:
 
 def _parameters(**values: str) -> list[str]:
     return [f"{name}={value}" for name, value in values.items() if value]
+
+
+def check_envelope(lines: bytes) -> None:
+    """Raise ValueError where ``read_envelope`` could not read what ``write_envelope`` wrote."""
+    if len(lines) > LONGEST_ENVELOPE:
+        raise ValueError("there are too many recipients")
+    read_envelope(lines.removesuffix(DATA).splitlines(keepends=True))
 
 
 def read_envelope(lines: Iterable[bytes]) -> Envelope:

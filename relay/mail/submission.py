@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from email.utils import formataddr
 
+from relay.mail import fields
 from relay.mail.address import quote_address
-from relay.mail.fields import rewrite_addresses
 from relay.mail.headers import header_name
 
 _RECIPIENTS = ("to", "cc", "bcc")
@@ -20,20 +20,26 @@ def encode_xtext(text: str) -> str:
 
 def find_addresses(text: str) -> list[str]:
     """Return the internal addresses in a list as headers have it, ``Name <a@b.test>, c``."""
-    return [*_addresses(f"To: {text}\r\n".encode("utf-8", "surrogateescape"))]
+    return fields.find_addresses(f"To: {text}\r\n".encode("utf-8", "surrogateescape"))
 
 
 def find_recipients(headers: Sequence[bytes]) -> list[str]:
     """Return whom To, Cc and Bcc name or, where a Resent- header is there, their Resent- forms."""
     is_resent = any(header_name(header).startswith("resent-") for header in headers)
     names = {f"resent-{name}" if is_resent else name for name in _RECIPIENTS}
-    found = (address for header in headers if header_name(header) in names for address in _addresses(header))
+    found = (
+        address
+        for header in headers
+        if header_name(header) in names
+        for address in fields.find_addresses(header)
+    )
     return [*dict.fromkeys(found)]
 
 
 def make_from(full_name: str, sender: str) -> bytes:
     """Return a From header with the name of a person, in encoded words if need be (RFC 2047)."""
-    name = " ".join(full_name.split())
+    text = full_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    name = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return f"From: {formataddr((name, quote_address(sender)))}\r\n".encode("utf-8", "surrogateescape")
 
 
@@ -45,14 +51,3 @@ def lacks_from(headers: Iterable[bytes]) -> bool:
 def full_name_of(gecos: str, login: str) -> str:
     """Return the name of a person from the comment field of passwd(5); ``&`` stands for the login."""
     return gecos.partition(",")[0].replace("&", login.capitalize()).strip()
-
-
-def _addresses(header: bytes) -> Iterator[str]:
-    found: list[str] = []
-
-    def keep(address: str) -> tuple[str, str]:
-        found.append(address)
-        return address, ""
-
-    rewrite_addresses(header, keep)
-    yield from filter(None, found)

@@ -7,6 +7,8 @@ what a crash leaves at each step.
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import pwd
 import re
@@ -22,7 +24,7 @@ from typing import BinaryIO
 from relay import events
 from relay.mail.envelope import Client, Envelope, Message, parse_queue_id
 from relay.mail.headers import split_content
-from relay.mail.maildrop import DATA, WAKE, read_envelope
+from relay.mail.maildrop import DATA, LONGEST_ENVELOPE, WAKE, read_envelope
 from relay.mail.reply import Reply
 from relay.reception.content import ChunkReader
 from relay.reception.intake import Arrival, Intake
@@ -34,8 +36,6 @@ LOOK_SECONDS = 60.0
 """How often the maildrop is looked at without being told: for senders that could not reach the socket."""
 MOST_FILES = 1000
 """Files that one look takes in."""
-LONGEST_ENVELOPE = 1_000_000
-"""Bytes of the lines in front of a content."""
 STALE_SECONDS = 86400.0
 """After which a file that nobody finished is deleted."""
 
@@ -43,7 +43,11 @@ _LONGEST_LINE = 12288
 _READ_SIZE = 65536
 _RETURNED = 50_000
 """Bytes of a refused message that its report may show."""
-_TAKEN = re.compile(r"([0-9A-F]{1,15})\.[0-9a-f]+\.taken")
+_TAKEN = re.compile(r"(.+)\.([0-9A-F]{1,15})")
+"""The name of a file that is being taken in: its own, which nobody can guess, and the queue id."""
+_REFUSED = ".refused-"
+_UNFIT = frozenset({errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO})
+"""Errors that a symbolic link, a file that only its owner may read, or a socket brings about."""
 
 
 class Maildrop:
@@ -70,10 +74,16 @@ class Maildrop:
         self._knocked = asyncio.Event()
         self._socket: socket.socket | None = None
 
-    def open(self) -> None:
-        """Make the maildrop, and listen for senders; where that fails, mail from elsewhere goes on."""
+    async def open(self) -> None:
+        """Make the maildrop, and listen for senders; where that fails, mail from elsewhere goes on.
+
+        What got into the queue before a kill is deleted here: the queue may forget soon that it knew it.
+        """
         try:
             self._make()
+            for name in await asyncio.to_thread(os.listdir, self._folder):
+                if await self._was_taken_in(name):
+                    _remove(self._folder / name)
         except OSError as error:
             events.warned(f"sendmail does not work: {self._folder}: {error.strerror}")
 
@@ -94,8 +104,8 @@ class Maildrop:
                     await self._knocked.wait()
 
     def _make(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        if stat.S_IMODE(self._folder.stat().st_mode) != FOLDER_MODE:
+        with suppress(FileExistsError):
+            self._folder.mkdir()
             self._folder.chmod(FOLDER_MODE)
         (self._folder / WAKE).unlink(missing_ok=True)
         knocker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -119,45 +129,65 @@ class Maildrop:
 
     async def _look(self) -> None:
         """Take in what is there, one file after the other; none that fails keeps the others waiting."""
-        names = await asyncio.to_thread(_list, self._folder)
-        has_left = False
+        try:
+            names = await asyncio.to_thread(_list, self._folder)
+        except OSError as error:
+            events.warned(f"the maildrop {self._folder} can't be looked at now: {error.strerror}")
+            return
+        is_shorter = False
         for name in names:
             try:
-                has_left = await self._take(name) or has_left
+                is_shorter = await self._take(name) or is_shorter
+            except OSError as error:
+                events.warned(f"maildrop: {name} waits there: {error.strerror}")
             except Exception as error:
                 events.failed(f"maildrop: {name}", error)
-        if has_left and len(names) == MOST_FILES:
+        if is_shorter and len(names) == MOST_FILES:
             self._knocked.set()
 
-    async def _take(self, name: str) -> bool:
-        """Take in one file; return whether it is gone."""
-        path = self._folder / name
+    async def _was_taken_in(self, name: str) -> bool:
         taken = _TAKEN.fullmatch(name)
-        number = parse_queue_id(taken[1]) if taken else None
-        if number is not None and await self._is_known(number):
-            _remove(path)  # it was taken in before the relay was killed
+        number = parse_queue_id(taken[2]) if taken else None
+        return number is not None and await self._is_known(number)
+
+    async def _take(self, name: str) -> bool:
+        """Take in one file; return whether it is gone. Raises OSError where it may be better later."""
+        path = self._folder / name
+        if await self._was_taken_in(name):
+            _remove(path)
             return True
         try:
             file = _open_regular(path)
+        except FileNotFoundError:
+            return True
         except (OSError, ValueError) as error:
-            events.warned(f"maildrop: {name} is removed: {error}")
-            _remove(path)
+            if isinstance(error, OSError) and error.errno not in _UNFIT:
+                raise
+            self._set_aside(path, str(error))
             return True
         with file:
             uid = os.fstat(file.fileno()).st_uid
+            user = _name_of(uid)
             try:
                 envelope = await asyncio.to_thread(lambda: read_envelope([*_envelope_lines(file)]))
             except ValueError as error:
-                events.warned(f"maildrop: {name}, of the user {_name_of(uid)}, is removed: {error}")
-                _remove(path)
+                self._set_aside(path, f"{error} (of the user {user})")
                 return True
-            name = _name_of(uid)
-            return await self._take_in(path, file, Client(f"uid {uid}", name, user=name, uid=uid), envelope)
+            client = Client(f"uid {uid}", user, user=user, uid=uid)
+            return await self._take_in(path, file, client, envelope)
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        """Hide what is no message, whatever it is and whoever it belongs to: it may be wanted."""
+        hidden = path.with_name(_REFUSED + secrets.token_hex(8))
+        path.rename(hidden)
+        events.warned(f"maildrop: {path.name} is set aside as {hidden}: {reason}")
 
     async def _take_in(self, path: Path, file: BinaryIO, client: Client, envelope: Envelope) -> bool:
         arrival = self._intake.begin(client, envelope)
-        # From here on a crash finds the number that the message has, if it got into the queue.
-        taken = path.with_name(f"{arrival.queue_id}.{secrets.token_hex(16)}.taken")
+        # From here on a crash finds the number that the message has, if it got into the queue. Its own
+        # name stays part of the new one: by the number alone, which can be guessed, others could read it.
+        before = _TAKEN.fullmatch(path.name)
+        taken = path.with_name(f"{before[1] if before else path.name}.{arrival.queue_id}")
         await asyncio.to_thread(_rename, path, taken)
         upload = Upload(arrival, client, self._limit)
         reader, start = ChunkReader(), bytearray()
@@ -193,24 +223,29 @@ def _list(folder: Path) -> list[str]:
         for entry in entries:
             if len(names) == MOST_FILES:
                 break
-            if entry.is_dir(follow_symlinks=False):
-                _remove(folder / entry.name)
-            elif not entry.name.startswith("."):
+            if not entry.name.startswith("."):
                 names.append(entry.name)
-            elif entry.name != WAKE and _is_stale(entry):
+            elif entry.name != WAKE and not entry.name.startswith(_REFUSED) and _is_stale(entry):
                 _remove(folder / entry.name)
     return sorted(names)
 
 
 def _is_stale(entry: os.DirEntry[str]) -> bool:
-    with suppress(FileNotFoundError):
-        found = entry.stat(follow_symlinks=False)
-        return found.st_mtime < time.time() - STALE_SECONDS
-    return False
+    """Whether a hidden file was left long ago, and no ``relay send`` still waits for more of it."""
+    try:
+        if entry.stat(follow_symlinks=False).st_mtime > time.time() - STALE_SECONDS:
+            return False
+        with _open_regular(Path(entry.path)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except (OSError, ValueError):
+        pass  # no message in the making
+    return True
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    """Open a file that is what it seems. Raises OSError and ValueError."""
+    """Open a file that is what it seems; raises ValueError where it is not, and OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
