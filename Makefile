@@ -1,6 +1,7 @@
 # make run     start the relay on port 2525, state in .state/
 # make test    run the tests
 # make check   everything that CI checks: format, lint, types, layers, tests, coverage
+# make bench   compare its speed with Postfix's (bench/README.md); needs root
 # make clean   remove what these targets made, the relay's state apart
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 CONFIG ?= .state/relay.toml
 
-.PHONY: run test lint check clean
+.PHONY: run test lint check bench clean
 
 run: $(STAMP) $(CONFIG)
 	@address=$$(hostname -I 2>/dev/null | cut -d' ' -f1); \
@@ -34,6 +35,9 @@ check: lint test
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
 	$(BIN)/coverage report --fail-under=100 --include='relay/mail/*,relay/config/*'
+
+bench: $(STAMP)
+	$(BIN)/python -m bench compare $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
