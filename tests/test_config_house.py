@@ -54,6 +54,10 @@ class TestLocal:
         assert local.lmtp == NextHop(host, port, tls="none", is_lmtp=True)
         assert local.users == ("*",)
 
+    def test_localhost_is_always_local(self) -> None:
+        assert isinstance(destinations_of(parse(HOUSE)).route("chris@LocalHost").via, Mailbox)
+        assert not isinstance(destinations_of(parse(HOUSE)).route("chris@localhost.test").via, Mailbox)
+
     def test_may_be_written_to_by_anyone(self) -> None:
         assert parse('[local]\naccept = "anyone"').local.accept == "anyone"
 

@@ -70,7 +70,7 @@ def read_aliases(section: Section) -> tuple[Aliases, Mapping[str, str]]:
 def destinations_of(config: Config) -> Destinations:
     """Return what becomes of addresses under a configuration."""
     literals = (f"[{listen.host}]" for listen in config.listen)
-    domains = frozenset(map(fold, (*config.local.domains, *literals, "[127.0.0.1]")))
+    domains = frozenset(map(fold, (*config.local.domains, *literals, "[127.0.0.1]", "localhost")))
     local = config.local
     return Destinations(
         config.transport,

@@ -117,7 +117,7 @@ def _read_config(top: Section, machine_name: str) -> Config:
     listeners = read_listeners(top.tables("listen"), users)
     local = read_local(local_section := top.table("local"), hostname)
     aliases, written_as = read_aliases(alias_section := top.table("aliases"))
-    home = Home(domain, frozenset(local.domains))
+    home = Home(domain, frozenset({*local.domains, "localhost"}))
     config = Config(
         hostname=hostname,
         helo_name=helo_name,
