@@ -100,6 +100,11 @@ def log_of(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     lines += [record.getMessage() for record in caplog.records if record.name == "relay"]
 
 
+async def test_aiosmtpd_collects_no_commands_for_a_client(desk: Desk) -> None:
+    session = (await desk.line()).session
+    assert session._smtp_methods == session._auth_methods == {}
+
+
 # Replies
 
 

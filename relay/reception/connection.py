@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 
 from aiosmtpd.smtp import SMTP
 
@@ -47,6 +48,10 @@ class Connection(SMTP):
         self._is_waiting = False
         self._is_in_handshake = False
         self._is_encrypted = False
+
+    def __dir__(self) -> Iterable[str]:
+        """Name nothing: aiosmtpd looks through the names for each client, for its own loop's commands."""
+        return ()
 
     def abort(self) -> None:
         """Break the connection; what is being stored is stored all the same."""
