@@ -53,6 +53,8 @@ from relay.routing.resolver import Resolver
 
 GRACE_SECONDS = 5.0
 """How long clients in the middle of a message, and transfers that have begun, may go on after SIGTERM."""
+SILENCE_SECONDS = 10.0
+"""How long a mailbox server that did not answer is not asked again whether it knows somebody."""
 MAINTENANCE_SECONDS = 3600.0
 """How often the queue is tidied up."""
 
@@ -256,11 +258,20 @@ def _verify(
 ) -> Callable[[str], Awaitable[Reply | None]]:
     """Return what asks the mailbox server about an address, where nobody else knows."""
 
+    silence: tuple[float, Reply | None] = (0.0, None)
+    """Until when the server need not be asked again, and what is replied meanwhile."""
+
     async def verify(address: str) -> Reply | None:
+        nonlocal silence
         via = destinations.route(address).via
-        if destinations.mailboxes.is_open and isinstance(via, NextHop) and via.is_lmtp:
-            return await verify_recipient(address, via, endpoints, connect)
-        return None
+        if not (destinations.mailboxes.is_open and isinstance(via, NextHop) and via.is_lmtp):
+            return None
+        if time.monotonic() < silence[0]:
+            return silence[1]
+        reply = await verify_recipient(address, via, endpoints, connect)
+        if reply is not None and not reply.is_permanent:
+            silence = (time.monotonic() + SILENCE_SECONDS, reply)
+        return reply
 
     return verify
 

@@ -146,6 +146,14 @@ def test_users_whose_mail_an_alias_of_their_domain_takes() -> None:
     )
 
 
+def test_a_mailbox_server_without_a_postmaster() -> None:
+    text = '[local]\nlmtp = "/run/lmtp"\n'
+    (warning,) = advise(parse_config(text, machine_name="gw1.lan"))
+    assert warning.startswith("postmaster: nobody is named;")
+    named = f'postmaster = "chris@free.fr"\n{text}'
+    assert advise(parse_config(named, machine_name="gw1.lan")) == ()
+
+
 def test_an_alias_of_a_domain_that_takes_nobodys_mail() -> None:
     text = HOUSE.replace(', "marc", "ann", "bob"', "")
     assert advise(parse_config(text, machine_name="gw1.lan")) == ()

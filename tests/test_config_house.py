@@ -113,6 +113,8 @@ class TestAliases:
             '"chris@maison.mrs" = "chris@gw1.maison.mrs"',
             '"*" = "error:no such user"\nold = "marc"',
             '"@maison.mrs" = "chris"',
+            '"@old.example" = "@maison.mrs"',
+            '"list@v.example" = "list@v.example"',
         ],
     )
     def test_may_lead_anywhere_but_to_nobody(self, text: str) -> None:

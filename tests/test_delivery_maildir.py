@@ -542,6 +542,20 @@ def test_as_root_a_folder_that_was_not_handed_over_yet_is_finished(tmp_path: Pat
 # Many, large and slow
 
 
+@pytest.mark.needs_root
+def test_as_root_a_folder_that_is_not_the_relays_is_not_given_away(tmp_path: Path) -> None:
+    theirs = tmp_path / "home"
+    theirs.mkdir()
+    os.chown(theirs, NOBODY.pw_uid, NOBODY.pw_gid)
+    mailbox = Mailbox("eve", theirs / "Maildir")
+    mailbox.folder.mkdir()
+    (mailbox.folder / "secret").touch()
+    mailbox.folder.chmod(0)  # as one that the relay has begun to make
+    with pytest.raises(PermissionError):
+        write_message(mailbox, "name", [b"x"], is_first=True)
+    assert owners(mailbox.folder) == {(0, 0)}
+
+
 async def test_large_content_never_lies_in_memory(house: House, tmp_path: Path) -> None:
     line = b"x" * 998 + b"\r\n"
     content = b"Subject: large\r\n\r\n" + line * 20_000

@@ -20,7 +20,7 @@ from tests.conftest import SEARCH_PATH
 from tests.support import dovecot
 from tests.support.dovecot import PASSWORD, Dovecot
 from tests.support.service import Service, deliveries
-from tests.support.smtp_server import ScriptedServer
+from tests.support.smtp_server import Script, ScriptedServer
 
 DOCS = Path(__file__).parents[1] / "docs"
 FILES = DOCS / "household"
@@ -157,6 +157,16 @@ async def test_the_mailbox_server_is_asked_whom_it_knows(tmp_path: Path) -> None
             assert (await peer.ask("RCPT TO:<postmaster@maison.mrs>")).startswith("250 ")
             assert (await peer.ask("RCPT TO:<who@maison.mrs>")).startswith("550 5.1.1 <who@maison.mrs>: ")
             assert (await peer.ask("RCPT TO:<friend@example.org>")).startswith("554 5.7.1 ")
+
+
+async def test_a_mailbox_server_that_hangs_is_not_asked_for_each_recipient(tmp_path: Path) -> None:
+    async with ScriptedServer(Script(greeting=None), path=tmp_path / "lmtp") as server:
+        settings = f'{NAMES}[local]\ndomains = ["maison.mrs"]\nlmtp = "{tmp_path}/lmtp"\n'
+        async with Service(tmp_path, settings) as relay, relay.client() as peer:
+            await peer.ask("EHLO house", "MAIL FROM:<chris@maison.mrs>")
+            for name in ("chris", "marc", "ann", "bob"):
+                assert (await peer.ask(f"RCPT TO:<{name}@maison.mrs>")).startswith("250 ")
+        assert len(server.sessions) == 1
 
 
 async def test_a_mailbox_server_that_is_down_costs_the_house_no_mail(tmp_path: Path) -> None:

@@ -65,6 +65,11 @@ def test_a_from_header_has_the_name_of_a_person(name: str, header: bytes) -> Non
     assert make_from(name, "chris") == header
 
 
+def test_a_from_header_may_have_an_address_beyond_ascii() -> None:
+    assert make_from("Jo", "chrïs@x.test") == "From: Jo <chrïs@x.test>\r\n".encode()
+    assert make_from("", "chr\udcefs") == b"From: chr\xefs\r\n"
+
+
 @pytest.mark.parametrize(
     ("header", "is_lacking"),
     [(b"FROM : a\r\n", False), (b"Resent-From: a\r\n", False), (b"Sender: a\r\n", True)],

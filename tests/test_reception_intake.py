@@ -256,6 +256,15 @@ class TestTheHouse:
                 ("aunt@x.test", "family@gw.test", "DELAY"),
             ]
 
+    async def test_a_message_from_a_mailbox_is_not_put_there_again(self, tmp_path: Path) -> None:
+        content = b"Delivered-To: Chris@gw.test\r\nDelivered-To: other@x.test\r\n" + CONTENT
+        async with relaying(tmp_path, aliases={"both": ("chris", "other@x.test")}) as relay:
+            reply = await relay.take("chris@gw.test", content=content)
+            assert str(reply).startswith("554 5.4.6 The message was in this mailbox before")
+            assert await relay.is_empty()
+            assert (await relay.take("both@gw.test", content=content)).code == 250
+            assert await relay.recipients() == [("other@x.test", "both@gw.test", "")]
+
     async def test_an_alias_is_refused_where_nobody_of_it_takes_mail(self, tmp_path: Path) -> None:
         aliases = {"old": ("a@gone.test", "b@gone.test"), "half": ("a@gone.test", "chris")}
         async with relaying(tmp_path, aliases=aliases) as relay:

@@ -175,6 +175,17 @@ async def test_what_is_no_message_is_set_aside_and_told_once(tmp_path: Path) -> 
     assert len(mailbox(tmp_path)) == 2
 
 
+async def test_what_is_in_the_way_of_the_socket_is_set_aside(tmp_path: Path) -> None:
+    async with Service(tmp_path, HOUSE) as relay:
+        await relay.stop()
+        (maildrop(relay) / ".wake" / "full").mkdir(parents=True)
+        send(relay, "root")
+        await relay.start()
+        await relay.logged("relay=maildir, .*status=sent")
+        leave(relay, "a")
+        await relay.logged("relay=maildir, .*status=sent", 2)
+
+
 async def test_what_nobody_finished_is_deleted_after_a_day(tmp_path: Path) -> None:
     async with Service(tmp_path, HOUSE) as relay:
         await relay.stop()

@@ -32,6 +32,11 @@ def advise(config: Config, passwords: Mapping[str, str] = _NO_PASSWORDS) -> tupl
             if provider.from_policy != "unknown" and "@" in smarthost.username:
                 advice += _advise_on_senders(config, name, smarthost, provider)
             advice += _advise_on_size(config, name, provider)
+    if config.local.lmtp and not config.postmaster:
+        advice.append(
+            "postmaster: nobody is named; mail for root, and reports, reach somebody only where the mailbox"
+            " server knows these names"
+        )
     return (*advice, *_advise_on_aliases(config))
 
 

@@ -33,6 +33,10 @@ from relay.mail.route import NextHop, Refuse
 LMTP_PORT = 24
 LONGEST_SOCKET = 107
 """Bytes of a socket's path (unix(7))."""
+MOST_MEMBERS = 1000
+"""Addresses in one alias."""
+SOMEBODY = "somebody"
+"""Stands for the users that a key such as "@domain" is for."""
 _USER_FIELD = "{user}"
 EVERYBODY = ("*",)
 """The ``users`` of a house whose LMTP server knows who has a mailbox."""
@@ -61,7 +65,10 @@ def read_aliases(section: Section) -> tuple[Aliases, Mapping[str, str]]:
     entries: dict[str, Targets | Refuse] = {}
     written_as: dict[str, str] = {}
     for written, key in section.own_keys(_parse_alias_key):
-        if alias := section.require(written, _alias_parser(key)):
+        alias = section.require(written, _alias_parser(key))
+        if isinstance(alias, Refuse) and key in {"postmaster", "mailer-daemon"}:
+            section.reject("must reach somebody (RFC 5321 section 4.5.1)", written)
+        elif alias:
             entries[key] = alias
             written_as[key] = written
     return Aliases(MappingProxyType(entries)), MappingProxyType(written_as)
@@ -118,8 +125,8 @@ def _explain_dead_end(key: str, targets: Targets | Refuse, destinations: Destina
     if reached == (address,) and address not in map(fold, destinations.step(address)):
         return "goes round in a circle"
     for end in reached:
-        if end != address and _is_nobody(end, destinations):
-            user, domain = split_address(end)
+        user, domain = split_address(end)
+        if user != SOMEBODY and _is_nobody(end, destinations):
             name = user if domain == destinations.user_domain else end
             remedy = "; add the user under [local], or write a full address elsewhere"
             remedy = suggest(name, list(destinations.mailboxes.users)) or remedy
@@ -141,8 +148,8 @@ def _example(key: str, destinations: Destinations) -> str:
     """Return an address that a key is for."""
     local, domain = split_address(key)
     if not domain:
-        return f"{'nobody.else' if key == ANYBODY else key}@{destinations.user_domain}"
-    return key if local else f"anybody{key}"
+        return f"{SOMEBODY if key == ANYBODY else key}@{destinations.user_domain}"
+    return key if local else f"{SOMEBODY}{key}"
 
 
 def _check_mailboxes(section: Section, local: Local) -> None:
@@ -207,8 +214,8 @@ def _alias_parser(key: str) -> Callable[[object], Targets | Refuse]:
 
     def parse(value: object) -> Targets | Refuse:
         if isinstance(value, list):
-            if not value:
-                raise ValueError("must name somebody")
+            if not 0 < len(value) <= MOST_MEMBERS:
+                raise ValueError(f"must name somebody, and at most {MOST_MEMBERS}")
             return tuple(_parse_target(parse_text(item), key) for item in value)
         text = parse_text(value)
         return parse_refusal(text) if text.startswith("error:") else (_parse_target(text, key),)

@@ -313,8 +313,13 @@ def _make(here: int, name: str, owner: Owner) -> None:
     if owner is not None:
         with ExitStack() as opened:
             folder = _keep(os.open(name, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here), opened)
-            os.fchown(folder, *owner)
-            os.fchmod(folder, 0o700)
+            found = os.fstat(folder)
+            if found.st_uid in {0, owner[0]} and not stat.S_IMODE(found.st_mode) and not _list(folder):
+                os.fchown(folder, *owner)
+                os.fchmod(folder, 0o700)
+            elif found.st_uid != owner[0]:
+                # Whoever owns the folder above has put another one in its place: it is not ours to give away.
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
     _sync(here)
 
 

@@ -22,7 +22,7 @@ RESERVED = frozenset(f"{_ROLES} {_MACHINES}".split())
 
 Those of RFC 2142 sections 4 and 5, and the accounts in whose name machines send mail.
 """
-MOST_ADDRESSES = 1000
+MOST_ADDRESSES = 10_000
 """Addresses that one may expand to, with those on the way (postconf(5), virtual_alias_expansion_limit)."""
 
 

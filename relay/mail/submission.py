@@ -40,7 +40,9 @@ def make_from(full_name: str, sender: str) -> bytes:
     """Return a From header with the name of a person, in encoded words if need be (RFC 2047)."""
     text = full_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     name = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return f"From: {formataddr((name, quote_address(sender)))}\r\n".encode("utf-8", "surrogateescape")
+    written = formataddr((name, "a@b")).removesuffix("<a@b>") if name else ""
+    address = f"<{quote_address(sender)}>" if name else quote_address(sender)
+    return f"From: {written}{address}\r\n".encode("utf-8", "surrogateescape")
 
 
 def lacks_from(headers: Iterable[bytes]) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
-from relay.mail.address import fold, quote_address
+from relay.mail.address import fold, quote_address, unquote_address
 from relay.mail.envelope import Client, Recipient
 from relay.mail.headers import header_name, header_value
 
@@ -79,12 +79,16 @@ def delivery_headers(reverse_path: str, recipient: Recipient) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def delivered_to(headers: Iterable[bytes]) -> Iterator[str]:
+    """Yield the addresses, folded, in whose mailboxes a message was before (local(8))."""
+    for header in headers:
+        if header_name(header) == "delivered-to":
+            yield fold(unquote_address(header_value(header)))
+
+
 def was_delivered_to(address: str, headers: Iterable[bytes]) -> bool:
     """Return whether a message was in the mailbox of an address before, and so loops (local(8))."""
-    shown = fold(_show(address))
-    return any(
-        header_name(header) == "delivered-to" and fold(header_value(header)) == shown for header in headers
-    )
+    return fold(unquote_address(_show(address))) in delivered_to(headers)
 
 
 def missing_headers(

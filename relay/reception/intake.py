@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relay import events
-from relay.mail.address import complete, quote_address
+from relay.mail.address import complete, fold, quote_address
 from relay.mail.arrival import ArrivalRules, arrange_headers
 from relay.mail.attempt import Claim
 from relay.mail.envelope import Client, Envelope, Message, Recipient, format_queue_id
@@ -15,8 +15,8 @@ from relay.mail.header_checks import HeaderCheck, Inspection, act_on_parts
 from relay.mail.headers import HeaderReader, HeaderTooLongError, header_name, header_value
 from relay.mail.mime import PartScanner
 from relay.mail.reply import Reply
-from relay.mail.route import Refuse, Route
-from relay.mail.trace import has_too_many_hops, received_header
+from relay.mail.route import Mailbox, Refuse, Route
+from relay.mail.trace import delivered_to, has_too_many_hops, received_header
 
 HEADER_LIMIT = 1024 * 1024
 """Bytes of a header block; mail with a longer one is refused."""
@@ -25,6 +25,11 @@ _TOO_MANY_HOPS = Reply(
     554,
     "5.4.0",
     "The message has passed so many servers that it must be going in circles: it was not sent on.",
+)
+_BACK_AGAIN = Reply(
+    554,
+    "5.4.6",
+    "The message was in this mailbox before (it has its Delivered-To header): it is not put there again.",
 )
 _HEADER_TOO_LONG = Reply(
     552, "5.3.4", "The message has too long a header: send it to fewer people at once, or as a new message."
@@ -156,6 +161,8 @@ class Arrival:
         self._size = 0
         self._body_is_8bit = False
         self._message_id = ""
+        self._delivered_to: frozenset[str] = frozenset()
+        """The folded addresses in whose mailboxes the message was before."""
 
     @property
     def queue_id(self) -> str:
@@ -223,6 +230,10 @@ class Arrival:
         headers, rest = reader.finish()
         if has_too_many_hops(headers):
             await self._settle(_TOO_MANY_HOPS)
+            return
+        self._delivered_to = frozenset(delivered_to(headers))
+        if self._delivered_to and not self._find_recipients():
+            await self._settle(_BACK_AGAIN)
             return
         checks = self._intake.checks
         kept = arrange_headers(
@@ -305,6 +316,14 @@ class Arrival:
             ),
         )
 
+    def _was_in_mailbox_of(self, address: str) -> bool:
+        """Whether the message comes from a mailbox here, and would only go back there.
+
+        It is not a failure that somebody is told of: the sender may be made up, and the mailbox has it.
+        """
+        is_again = fold(address) in self._delivered_to
+        return is_again and isinstance(self._outlets.route(address).via, Mailbox)
+
     def _find_recipients(self) -> list[Recipient]:
         """Return the recipients after rewriting and the header checks (header_checks(5): BCC, REDIRECT)."""
         expand = self._intake.expand
@@ -313,7 +332,12 @@ class Arrival:
             first = self._given.recipients[0]
             addresses = self._outlets.expand(complete(redirect_to, self._intake.rules.home.domain), "")
             return [replace(first, address=address, original=first.address) for address in addresses]
-        recipients = [reached for recipient in self._given.recipients for reached in expand(recipient)]
+        recipients = [
+            reached
+            for recipient in self._given.recipients
+            for reached in expand(recipient)
+            if not self._was_in_mailbox_of(reached.address)
+        ]
         copies = [
             copy for address in self._inspection.bcc for copy in expand(Recipient(address, notify="NEVER"))
         ]

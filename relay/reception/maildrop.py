@@ -84,6 +84,7 @@ class Maildrop:
             for name in await asyncio.to_thread(os.listdir, self._folder):
                 if await self._was_taken_in(name):
                     _remove(self._folder / name)
+            self._listen()
         except OSError as error:
             events.warned(f"sendmail does not work: {self._folder}: {error.strerror}")
 
@@ -95,8 +96,8 @@ class Maildrop:
             (self._folder / WAKE).unlink(missing_ok=True)
 
     async def run(self) -> None:
-        """Take messages in until cancelled, where the maildrop is open."""
-        while self._socket is not None:
+        """Take messages in until cancelled."""
+        while True:
             self._knocked.clear()
             await self._look()
             with suppress(TimeoutError):
@@ -107,7 +108,12 @@ class Maildrop:
         with suppress(FileExistsError):
             self._folder.mkdir()
             self._folder.chmod(FOLDER_MODE)
-        (self._folder / WAKE).unlink(missing_ok=True)
+
+    def _listen(self) -> None:
+        wake = self._folder / WAKE
+        if wake.is_dir() and not wake.is_symlink():  # anybody may have made it
+            self._set_aside(wake, "it is in the way")
+        wake.unlink(missing_ok=True)
         knocker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
