@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 import time
@@ -61,6 +62,8 @@ MAINTENANCE_SECONDS = 3600.0
 
 def run(config: Config) -> int:
     """Run the relay until SIGTERM or SIGINT; return the exit status."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # a thousand clients need more
     with asyncio.Runner(loop_factory=_choose_loop()) as runner:
         return runner.run(_run(config))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli.main import main
+from tests.support.service import Service
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
@@ -22,3 +24,10 @@ def test_it_serves_until_it_is_stopped(tmp_path: Path, stop: signal.Signals) -> 
         process.send_signal(stop)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
+
+
+async def test_the_relay_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    async with Service(tmp_path, "", under=("prlimit", "--nofile=256:")) as relay:
+        limits = Path(f"/proc/{relay.pid}/limits").read_text()
+    soft, hard = re.findall(r"(?m)^Max open files +(\d+) +(\d+)", limits)[0]
+    assert soft == hard != "256"

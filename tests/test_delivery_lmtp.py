@@ -32,7 +32,7 @@ from tests.support.delivery import (
     settings,
 )
 from tests.support.dovecot import FULL, Dovecot
-from tests.support.rig import Rig, messages_at, rigged
+from tests.support.rig import Rig, messages_at, rigged, settle, until
 from tests.support.smtp_server import (
     DROP,
     EHLO,
@@ -351,6 +351,17 @@ async def test_without_the_server_mail_waits_and_is_delivered_when_it_is_there(
 
 
 # Whom the server knows
+
+
+async def test_at_the_end_a_recipient_who_had_a_reply_is_not_given_back(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "lmtp"
+    route_to(rig, path)
+    async with ScriptedServer(Script().but(DOT=[OK, HANG]), path=path) as server:
+        letter = await rig.arrive(*THREE, is_fresh=True)
+        await until(lambda: server._counts.get("DOT") == 2)
+        await settle()
+        await rig.manager.close(0)
+        await rig.until_states(letter, State.DELIVERED, State.QUEUED, State.QUEUED)
 
 
 async def verify(

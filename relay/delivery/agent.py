@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -118,7 +119,12 @@ class Agent:
         tried: set[str] = set()
         for sessions_left in reversed(range(SESSIONS_PER_ATTEMPT)):
             rest = replace(transfer, recipients=tuple(pending))
-            attempts = await self._send(rest, tried)
+            try:
+                attempts = await self._send(rest, tried)
+            except asyncio.CancelledError:
+                if self.connection is not None:  # some may have had their replies already
+                    pending.update(zip(rest.recipients, self.connection.settled, strict=False))
+                raise
             if isinstance(attempts, Attempt):
                 if None not in pending.values():  # the first server has said something
                     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected
@@ -61,6 +61,7 @@ class Connection:
         self._name = ""
         self._is_used = False
         self._needs_reset = False
+        self._under_way: Transaction | None = None
 
     @classmethod
     async def open(
@@ -120,15 +121,22 @@ class Connection:
         Raises only what ``content.chunks`` raises; the connection is aborted then, and on cancellation.
         """
         transaction = Transaction(self._dialogue, self.offers, self._settings.timeouts, message, content)
+        self._under_way = transaction
         try:
             attempts = await transaction.run(needs_reset=self._needs_reset)
         except BaseException:
             self.abort()
             raise
+        self._under_way = None
         self.was_stale = self._is_used and not transaction.has_begun and not self._protocol.is_connected
         self._is_used = True
         self._needs_reset = not transaction.is_clean
         return attempts
+
+    @property
+    def settled(self) -> Sequence[Attempt | None]:
+        """What is known of the recipients of a transfer that was cut short, in their order."""
+        return () if self._under_way is None else self._under_way.attempts
 
     async def verify(self, recipient: Recipient) -> Attempt:
         """Return what the server replies to a recipient of a report, or to MAIL where it refuses that.

@@ -51,7 +51,8 @@ class Transaction:
         self._message = message
         self._content = content
         self._recipients = message.envelope.recipients
-        self._attempts: list[Attempt | None] = [None] * len(self._recipients)
+        self.attempts: list[Attempt | None] = [None] * len(self._recipients)
+        """What is known of each recipient by now."""
         self._accepted: list[int] = []
         """The recipients that the server took at RCPT, in their order."""
         self._is_dot_sent = False
@@ -69,7 +70,7 @@ class Transaction:
                 await self._send(lines, needs_reset=needs_reset)
             except SMTPException as error:
                 self._fail(error)
-        return [attempt for attempt in self._attempts if attempt is not None]
+        return [attempt for attempt in self.attempts if attempt is not None]
 
     def _prepare(self) -> dict[int, bytes]:
         """Return RCPT lines by index, of the recipients that the server can be given; refuse the others."""
@@ -87,7 +88,7 @@ class Transaction:
             if refusal is None:
                 lines[index] = commands.rcpt_command(recipient, offers)
             else:
-                self._attempts[index] = self._dialogue.remark(refusal, Scope.RECIPIENT)
+                self.attempts[index] = self._dialogue.remark(refusal, Scope.RECIPIENT)
         return lines
 
     async def _send(self, lines: dict[int, bytes], *, needs_reset: bool) -> None:
@@ -137,7 +138,7 @@ class Transaction:
     async def _offer_recipient(self, index: int, line: bytes) -> None:
         self._dialogue.enter("sending RCPT TO", "RCPT TO")
         reply = await self._ask(line, self._timeouts.rcpt)
-        if self._attempts[index] is not None:
+        if self.attempts[index] is not None:
             return
         if reply.is_positive:
             self._accepted.append(index)
@@ -145,7 +146,7 @@ class Transaction:
         if reply.code == 552 and self._accepted and reply.enhanced in _TOO_MANY_RECIPIENTS:
             # RFC 5321 section 4.5.3.1.10: the old code for too many recipients.
             reply = Reply(452, "4.5.3", reply.text)
-        self._attempts[index] = self._dialogue.answer(reply, Scope.RECIPIENT)
+        self.attempts[index] = self._dialogue.answer(reply, Scope.RECIPIENT)
 
     async def _transfer_content(self) -> None:
         self._dialogue.enter("sending DATA command", "DATA")
@@ -224,9 +225,9 @@ class Transaction:
         """Give the attempt to those recipients, or all, that have none."""
         passes_dsn = attempt.reply.is_positive and "DSN" in self._offers
         for index in range(len(self._recipients)) if indices is None else indices:
-            if self._attempts[index] is None:
+            if self.attempts[index] is None:
                 wants_report = self._recipients[index].notify != ""
-                self._attempts[index] = replace(attempt, passes_dsn=passes_dsn and wants_report)
+                self.attempts[index] = replace(attempt, passes_dsn=passes_dsn and wants_report)
 
     def _fail(self, error: SMTPException) -> None:
         """Give up the connection; whoever has no verdict is deferred, or refused if the server said so."""
