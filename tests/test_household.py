@@ -18,7 +18,7 @@ from relay.config.loading import load_config, parse_config
 from relay.config.model import Config
 from tests.conftest import SEARCH_PATH
 from tests.support import dovecot
-from tests.support.dovecot import PASSWORD, Dovecot
+from tests.support.dovecot import LOGINS, PASSWORD, Dovecot
 from tests.support.service import Service, deliveries
 from tests.support.smtp_server import Script, ScriptedServer
 
@@ -52,21 +52,6 @@ first_valid_uid = 1
 default_internal_user = {user}
 default_internal_group = {group}
 default_login_user = {user}
-service imap-login {{
-  chroot =
-  inet_listener imap {{
-    port = {imap}
-  }}
-}}
-service pop3-login {{
-  chroot =
-  inet_listener pop3 {{
-    port = {pop3}
-  }}
-}}
-service anvil {{
-  chroot =
-}}
 """
 """What a Dovecot of an ordinary user needs beside the file of the docs."""
 
@@ -293,7 +278,7 @@ class TestTheFilesOfTheDocs:
         text = text.replace("uid=1000 gid=1000", "uid={uid} gid={gid}").replace(
             "first_valid_uid = 1000", "first_valid_uid = 1"
         )
-        with dovecot.running(text + DOVECOT_TEST) as box:
+        with dovecot.running(text + DOVECOT_TEST + LOGINS) as box:
             users = (
                 (FILES / "dovecot" / "users")
                 .read_text()

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from relay.mail.commands import parse_mail
 from relay.mail.submission import (
-    encode_xtext,
     find_addresses,
     find_recipients,
     full_name_of,
     lacks_from,
     make_from,
 )
+from relay.mail.xtext import decode_xtext, encode_xtext
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,7 @@ def test_a_name_comes_from_the_comment_field_of_passwd(gecos: str, name: str) ->
 @given(st.text(max_size=20))
 def test_xtext_is_what_mail_takes(text: str) -> None:
     encoded = encode_xtext(text)
+    assert decode_xtext(encoded) == text
     if encoded:
         assert not isinstance(parse_mail(f"FROM:<> ENVID={encoded}".encode()), str)
     assert bytes.fromhex("".join(f"{ord(c):02x}" for c in encoded)).isascii()

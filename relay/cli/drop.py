@@ -9,6 +9,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from relay.files import short_name, sync_folder
 from relay.mail.maildrop import WAKE
 
 
@@ -65,20 +66,12 @@ class Drop:
         Only its owner may open the folder; for others, syncing the file again does it on ext4, XFS and Btrfs.
         """
         try:
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            sync_folder(self._folder)
         except PermissionError:
             os.fsync(self._file.fileno())
-            return
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _knock(self) -> None:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as knocker:
-            folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                knocker.setblocking(False)
-                knocker.sendto(b"\n", f"/proc/self/fd/{folder}/{WAKE}")
-            finally:
-                os.close(folder)
+            knocker.setblocking(False)
+            with short_name(self._folder / WAKE) as name:
+                knocker.sendto(b"\n", name)

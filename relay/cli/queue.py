@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -139,12 +140,18 @@ def _ask(path: Path, message: dict[str, Any]) -> dict[str, Any]:
     except NotRunningError:
         if not path.exists():
             raise FileNotFoundError(_EMPTY.format(path)) from None
+        if not os.access(path, os.R_OK):
+            raise _forbidden(path) from None
         reply = asyncio.run(_perform(path, message))
     except PermissionError:
-        raise PermissionError(f"only root and the relay's own user may look at the queue {path}") from None
+        raise _forbidden(path) from None
     if not reply["ok"]:
         raise OSError(reply["error"])
     return reply
+
+
+def _forbidden(path: Path) -> PermissionError:
+    return PermissionError(f"only root and the relay's own user may look at the queue {path}")
 
 
 async def _perform(path: Path, message: dict[str, Any]) -> dict[str, Any]:

@@ -27,13 +27,13 @@ from relay.mail.headers import HeaderReader, HeaderTooLongError
 from relay.mail.maildrop import check_envelope, write_envelope
 from relay.mail.path import parse_path
 from relay.mail.submission import (
-    encode_xtext,
     find_addresses,
     find_recipients,
     full_name_of,
     lacks_from,
     make_from,
 )
+from relay.mail.xtext import encode_xtext
 from relay.reception.content import ChunkReader
 
 if TYPE_CHECKING:

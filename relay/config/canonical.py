@@ -7,11 +7,9 @@ from types import MappingProxyType
 
 from relay.config.sections import Section
 from relay.config.values import (
-    check_mail_domain,
     parse_address_key,
-    parse_local_part,
-    parse_mail_address,
     parse_named_address,
+    parse_replacement,
     parse_text,
 )
 from relay.mail.address import fold, split_address
@@ -47,16 +45,7 @@ def _parse_canonical_value(text: str, key: str) -> tuple[str, str]:
     if address == text and '"' not in text:
         # Postfix takes the first of several addresses (canonical(5)).
         address = text.partition(",")[0]
-    return _parse_replacement(address, key), name
-
-
-def _parse_replacement(text: str, key: str) -> str:
-    if text.startswith("@"):
-        if not key.startswith("@"):
-            raise ValueError(f'"{text}" keeps the local part, which only a key such as "@example.org" can do')
-        check_mail_domain(text[1:])
-        return text
-    return parse_mail_address(text) if "@" in text else parse_local_part(text)
+    return parse_replacement(address, key), name
 
 
 def _find_circles(table: Canonical, home: Home) -> Iterator[tuple[str, list[str]]]:

@@ -12,16 +12,15 @@ from relay.config.problems import suggest
 from relay.config.routes import parse_refusal
 from relay.config.sections import Section
 from relay.config.values import (
-    check_mail_domain,
     describe,
     one_of,
     parse_address_key,
     parse_domain,
     parse_host,
     parse_local_part,
-    parse_mail_address,
     parse_named_address,
     parse_port,
+    parse_replacement,
     parse_text,
 )
 from relay.mail.address import fold, split_address
@@ -232,11 +231,4 @@ def _parse_target(text: str, key: str) -> str:
     if "," in address and '"' not in address:
         listed = ", ".join(f'"{part.strip()}"' for part in address.split(","))
         raise ValueError(f"several are written as a list: [{listed}]")
-    if address.startswith("@"):
-        if not key.startswith("@"):
-            raise ValueError(
-                f'"{address}" keeps the local part, which only a key such as "@example.org" can do'
-            )
-        check_mail_domain(address[1:])
-        return address
-    return parse_mail_address(address) if "@" in address else parse_local_part(address)
+    return parse_replacement(address, key)

@@ -260,6 +260,16 @@ def parse_named_address(text: str) -> tuple[str, str]:
     return display["address"], name
 
 
+def parse_replacement(text: str, key: str) -> str:
+    """Return what stands in the place of the addresses of a key: an address, a local part, or ``@domain``."""
+    if text.startswith("@"):
+        if not key.startswith("@"):
+            raise ValueError(f'"{text}" keeps the local part, which only a key such as "@example.org" can do')
+        check_mail_domain(text[1:])
+        return text
+    return parse_mail_address(text) if "@" in text else parse_local_part(text)
+
+
 def parse_local_part(text: str) -> str:
     """Return the internal form of what stands before the "@", quoted or not."""
     if not _LOCAL_PART.fullmatch(text):

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from relay.mail.address import quote_address
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply
+from relay.mail.xtext import encode_xtext
 
 Offers = Mapping[str, str]
 
 _MAILBOX = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*")?[^"\\<>\s\x00-\x1f\x7f]*')
 _PARAMETER = re.compile(r"[!-<>-~]+")
-_NOT_XTEXT = re.compile(r"[^!-*,-<>-~]")
 _NOT_UNITEXT = re.compile(r"[^!-*,-<>-\[\]-~]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -85,7 +85,7 @@ def _original_recipient(address: str) -> str:
     """Return an ORCPT value (RFC 3461 section 4.2, RFC 6533 section 3); "" for an address with odd bytes."""
     external = quote_address(address)
     if external.isascii():
-        return "rfc822;" + _NOT_XTEXT.sub(lambda match: f"+{ord(match[0]):02X}", external)
+        return "rfc822;" + encode_xtext(external)
     if _SURROGATE.search(external):
         return ""
     return "utf-8;" + _NOT_UNITEXT.sub(lambda match: f"\\x{{{ord(match[0]):X}}}", external)

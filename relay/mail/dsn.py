@@ -15,6 +15,7 @@ from relay.mail.attempt import Failed, Outcome, State
 from relay.mail.envelope import Envelope, Message, Recipient, format_queue_id
 from relay.mail.notification import Kind, clean, get_server_name, wrap, write_notification
 from relay.mail.trace import format_date, format_message_id
+from relay.mail.xtext import decode_xtext
 
 RETURN_LIMIT = 50_000
 """Bytes of a message that a report returns at most (Postfix's bounce_size_limit)."""
@@ -33,7 +34,6 @@ _RETURNED = {
 }
 """The returned part's type and description: whether it is whole, whether it is SMTPUTF8 (RFC 6533)."""
 
-_XTEXT_CODE = re.compile(rb"\+([0-9A-Fa-f]{2})")
 _NOT_QCHAR = re.compile(r"[^!-*,-<>-\[\]-~]")
 
 
@@ -197,7 +197,7 @@ def _write_status(plan: Plan, message: Message, hostname: str, deadline: float, 
     blocks = [
         {
             "Reporting-MTA": f"dns; {hostname}",
-            "Original-Envelope-Id": _decode_xtext(message.envelope.envid),
+            "Original-Envelope-Id": decode_xtext(message.envelope.envid),
             "X-Relay-Queue-ID": message.queue_id,
             "Arrival-Date": format_date(message.received_at),
         }
@@ -217,7 +217,7 @@ def _describe(kind: Kind, failed: Failed, until: str, *, is_global: bool) -> dic
     success = "relayed" if is_relayed else "delivered"
     words = f"smtp; {attempt.reply}" if attempt.is_remote else f"X-Relay; {attempt.explain()}"
     return {
-        "Original-Recipient": _decode_xtext(recipient.orcpt) or original,
+        "Original-Recipient": decode_xtext(recipient.orcpt) or original,
         "Final-Recipient": _type_address(recipient.address, is_global=is_global),
         "Action": {"failure": "failed", "delay": "delayed", "success": success}[kind],
         "Status": attempt.reply.dsn,
@@ -246,13 +246,6 @@ def _type_address(address: str, *, is_global: bool) -> str:
     if is_global:
         return f"utf-8; {text}"
     return "utf-8; " + _NOT_QCHAR.sub(lambda found: f"\\x{{{ord(found[0]):X}}}", text)
-
-
-def _decode_xtext(text: str) -> str:
-    """Return what an xtext parameter (RFC 3461 section 4) stands for."""
-    raw = text.encode("utf-8", "surrogateescape")
-    raw = _XTEXT_CODE.sub(lambda found: bytes.fromhex(found[1].decode()), raw)
-    return raw.decode("utf-8", "surrogateescape")
 
 
 def _encode_part(content_type: str, description: str, body: bytes) -> bytes:

@@ -12,12 +12,6 @@ from relay.mail.headers import header_name
 _RECIPIENTS = ("to", "cc", "bcc")
 
 
-def encode_xtext(text: str) -> str:
-    """Return a text as a parameter of MAIL may hold it (RFC 3461 section 4)."""
-    raw = text.encode("utf-8", "surrogateescape")
-    return "".join(chr(byte) if 33 <= byte <= 126 and byte not in b"+=" else f"+{byte:02X}" for byte in raw)
-
-
 def find_addresses(text: str) -> list[str]:
     """Return the internal addresses in a list as headers have it, ``Name <a@b.test>, c``."""
     return fields.find_addresses(f"To: {text}\r\n".encode("utf-8", "surrogateescape"))

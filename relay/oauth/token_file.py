@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
+from relay.files import sync_folder
 from relay.oauth.client import Grant
 
 
@@ -59,7 +60,7 @@ def write_token(path: Path, token: Token) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    _sync(folder)
+    sync_folder(folder)
 
 
 def _hand_over(path: Path) -> None:
@@ -67,11 +68,3 @@ def _hand_over(path: Path) -> None:
     if os.geteuid() == 0:
         owner = path.parent.stat()
         os.chown(path, owner.st_uid, owner.st_gid)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,12 +10,12 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from relay import events
+from relay.files import short_name
 from relay.mail.attempt import State
 from relay.mail.envelope import parse_queue_id
 from relay.queue.errors import QueueError
@@ -143,7 +143,7 @@ class ControlServer:
         listener = socket.socket(socket.AF_UNIX)
         try:
             os.fchmod(listener.fileno(), 0o600)
-            with _short_name(path) as name:
+            with short_name(path) as name:
                 listener.bind(name)
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LONGEST_REQUEST)
         except OSError:
@@ -195,7 +195,7 @@ def request(queue_path: Path, message: Mapping[str, Any]) -> dict[str, Any]:
     Raises NotRunningError where none does, and other OSErrors.
     """
     try:
-        with _short_name(_socket_path(queue_path)) as name, socket.socket(socket.AF_UNIX) as connection:
+        with short_name(_socket_path(queue_path)) as name, socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_REPLY_SECONDS)
             connection.connect(name)
             connection.sendall(json.dumps(message).encode() + b"\n")
@@ -211,13 +211,3 @@ def request(queue_path: Path, message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _socket_path(queue_path: Path) -> Path:
     return queue_path.with_name(f"{queue_path.name}.sock")
-
-
-@contextmanager
-def _short_name(path: Path) -> Iterator[str]:
-    """Yield a name of the path that fits into a socket address (108 bytes), wherever its folder is."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

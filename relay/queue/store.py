@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from relay.files import sync_folder
 from relay.mail.attempt import Claim, Failed, Outcome, State
 from relay.mail.dsn import Report
 from relay.mail.envelope import format_queue_id
@@ -249,9 +250,7 @@ def _connect(path: Path, room: Room) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise explain(error, path) from error
     db.create_function("matches", 2, selection.matches, deterministic=True)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    os.fsync(directory)
-    os.close(directory)
+    sync_folder(path.parent)
     return db
 
 

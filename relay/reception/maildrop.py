@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from relay import events
+from relay.files import short_name, sync_folder
 from relay.mail.envelope import Client, Envelope, Message, parse_queue_id
 from relay.mail.headers import split_content
 from relay.mail.maildrop import DATA, LONGEST_ENVELOPE, WAKE, read_envelope
@@ -115,15 +116,13 @@ class Maildrop:
             self._set_aside(wake, "it is in the way")
         wake.unlink(missing_ok=True)
         knocker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            knocker.bind(f"/proc/self/fd/{folder}/{WAKE}")  # a short name, wherever the folder is
-            (self._folder / WAKE).chmod(0o622)
+            with short_name(wake) as name:
+                knocker.bind(name)
+            wake.chmod(0o622)
         except OSError:
             knocker.close()
             raise
-        finally:
-            os.close(folder)
         self._socket = knocker
         asyncio.get_running_loop().add_reader(knocker, self._hear)
 
@@ -273,11 +272,7 @@ def _envelope_lines(file: BinaryIO) -> Iterator[bytes]:
 def _rename(path: Path, taken: Path) -> None:
     """Rename a file, and see to it that its new name is on disk."""
     path.rename(taken)
-    folder = os.open(taken.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(taken.parent)
 
 
 def _remove(path: Path) -> None:

@@ -31,7 +31,27 @@ PASSWORD = "s3cret"
 """Of all of them; they log in with the name alone or with any domain after it."""
 START_SECONDS = 20.0
 
-CONF = """
+LOGINS = """
+service imap-login {{
+  chroot =
+  inet_listener imap {{
+    port = {imap}
+  }}
+}}
+service pop3-login {{
+  chroot =
+  inet_listener pop3 {{
+    port = {pop3}
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+"""
+"""The services at which people log in, as an ordinary user can run them."""
+
+CONF = (
+    """
 base_dir = {folder}/run
 state_dir = {folder}/run
 log_path = {folder}/log
@@ -74,22 +94,9 @@ service lmtp {{
     port = {lmtp}
   }}
 }}
-service imap-login {{
-  chroot =
-  inet_listener imap {{
-    port = {imap}
-  }}
-}}
-service pop3-login {{
-  chroot =
-  inet_listener pop3 {{
-    port = {pop3}
-  }}
-}}
-service anvil {{
-  chroot =
-}}
 """
+    + LOGINS
+)
 PASSWD = "{name}:{{PLAIN}}{password}:{uid}:{gid}::{folder}/mail/{name}::{extra}\n"
 
 
