@@ -39,16 +39,11 @@ async def _talk(folder: Path, limit: int) -> int:
     listener = Listener(Listen(), Certificate(ListenerTls(), ()))
     session = Session(_DropIntake(folder, limit), settings, listener, shared)
     await loop.connect_accepted_socket(lambda: session, _Loopback(fileno=far.detach()))
-    reader, writer = await asyncio.open_connection(sock=near)
-    if sys.stdin is None:
-        writer.write_eof()
-    else:
-        Thread(target=_pass_on, args=(loop, writer), daemon=True).start()
-    with suppress(ConnectionError):
-        while data := await reader.read(65536):
+    Thread(target=_pass_on, args=(near,), daemon=True).start()
+    with near, suppress(ConnectionError):
+        while data := await asyncio.to_thread(near.recv, 65536):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-    writer.close()
     await session.wait_ended()
     return 0
 
@@ -60,15 +55,13 @@ class _Loopback(socket.socket):
         return ("127.0.0.1", 0)
 
 
-def _pass_on(loop: asyncio.AbstractEventLoop, writer: asyncio.StreamWriter) -> None:
-    while data := os.read(sys.stdin.fileno(), 65536):
-        asyncio.run_coroutine_threadsafe(_write(writer, data), loop).result()
-    loop.call_soon_threadsafe(writer.write_eof)
-
-
-async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(data)
-    await writer.drain()
+def _pass_on(near: socket.socket) -> None:
+    """Send standard input to the session, which may be over before its input is."""
+    with suppress(OSError):
+        while sys.stdin is not None and (data := os.read(sys.stdin.fileno(), 65536)):
+            near.sendall(data)
+    with suppress(OSError):
+        near.shutdown(socket.SHUT_WR)
 
 
 async def _none(_name: str) -> list[str]:
