@@ -1,6 +1,7 @@
 # make run     start the relay on port 2525, state in .state/
 # make test    run the tests
 # make check   everything that CI checks: format, lint, types, layers, tests, coverage
+# make torture the long trials of docs/reliability.md; an hour or two
 # make bench   compare its speed with Postfix's (bench/README.md); needs root
 # make clean   remove what these targets made, the relay's state apart
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 CONFIG ?= .state/relay.toml
 
-.PHONY: run test lint check bench clean
+.PHONY: run test lint check torture bench clean
 
 run: $(STAMP) $(CONFIG)
 	@address=$$(hostname -I 2>/dev/null | cut -d' ' -f1); \
@@ -35,6 +36,9 @@ check: lint test
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
 	$(BIN)/coverage report --fail-under=100 --include='relay/mail/*,relay/config/*'
+
+torture: $(STAMP)
+	TORTURE=whole TORTURE_FIGURES=torture.jsonl $(BIN)/pytest tests/torture $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench compare $(ARGS)
