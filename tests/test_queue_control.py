@@ -18,7 +18,7 @@ from relay.mail.envelope import Recipient
 from relay.queue import control
 from relay.queue.control import ControlServer, NotRunningError, perform, request
 from relay.queue.store import Store
-from tests.support.queue import CONTENT, ISP, NOW, accept, deferred, opened, outcome, states
+from tests.support.queue import CONTENT, ISP, LARGE, NOW, accept, deferred, opened, outcome, states
 
 
 class Service:
@@ -142,6 +142,15 @@ async def test_a_message_is_shown_with_its_header_while_there_is_one(service: Se
     shown = (await service.ask(command="show", id=message.queue_id))["message"]
     assert (shown["header"], shown["recipients"][0]["next_attempt_at"]) == ("", None)
     assert shown["finished_at"] is not None
+
+
+async def test_a_large_message_is_shown_with_its_header(service: Service) -> None:
+    message = await accept(service.store, content=LARGE)
+    shown = (await service.ask(command="show", id=message.queue_id))["message"]
+    assert shown["header"] == "Subject: hello\r\n"
+    (service.path.with_name("queue.db.content") / message.queue_id).write_bytes(b"")
+    shown = (await service.ask(command="show", id=message.queue_id))["message"]
+    assert shown["header"] == ""
 
 
 @pytest.mark.parametrize("queue_id", ["ABC", "no id", "F" * 40, "-" + "F" * 40])

@@ -1,7 +1,8 @@
 """The crash table of docs/queue.md: a process is killed (SIGKILL) at each step, and the queue opened again.
 
 The child below does what the service does, step by step, and kills itself at the step that the test names.
-``commit`` is a moment within the writer: all statements are done, the COMMIT is not.
+``commit`` is a moment within the writer: all statements are done, the COMMIT is not. Moments between calls of
+the system are found by Python's audit events.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from relay.queue.store import Store
 from tests.support.queue import (
     CONTENT,
     ISP,
+    LARGE,
     NOW,
     accept,
     claim,
+    content_files,
     content_of,
     deferred,
     make_message,
@@ -37,15 +40,23 @@ from tests.support.queue import (
     states,
 )
 
-LARGE = CONTENT * 20_000
-
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_at_commit(store: Store) -> None:
-    store._writer._db.set_trace_callback(lambda statement: die() if statement == "COMMIT" else None)
+def die_at_commit(store: Store, statement: str = "COMMIT") -> None:
+    store._writer._db.set_trace_callback(lambda executed: die() if executed == statement else None)
+
+
+def die_at_event(event: str, path: Path) -> None:
+    """Die before a file or folder is opened, or deleted."""
+
+    def hook(name: str, arguments: tuple[object, ...]) -> None:
+        if name == event and arguments[0] in (path, str(path)):
+            die()
+
+    sys.addaudithook(hook)
 
 
 async def live(path: Path, step: str) -> None:
@@ -57,9 +68,13 @@ async def live(path: Path, step: str) -> None:
 
     store = await Store.open(path, retry=retry_in_five_minutes)
     incoming = store.incoming(store.new_number(NOW))
+    file = store._contents.path(incoming.number)
+    at("before the file", lambda: die_at_event("open", file))
     for start in range(0, len(LARGE), 65536):
         await incoming.write(LARGE[start : start + 65536])
     at("half-received")
+    at("before the sync of the folder", lambda: die_at_event("open", file.parent))
+    at("file synced", lambda: die_at_commit(store, "BEGIN IMMEDIATE"))
     at("acceptance commit", lambda: die_at_commit(store))
     message = make_message(incoming.number, 2, size=len(LARGE))
     await incoming.commit(message, retry_at=NOW + 300)
@@ -75,6 +90,7 @@ async def live(path: Path, step: str) -> None:
 
     report = Report(make_message(store.new_number(NOW + 300), is_report=True, received_at=NOW + 300), CONTENT)
     at("last outcome commit", lambda: die_at_commit(store))
+    at("before the file is deleted", lambda: die_at_event("os.remove", file))
     await store.record(
         [outcome(message, State.BOUNCED, 1)],
         reports=[report],
@@ -84,16 +100,20 @@ async def live(path: Path, step: str) -> None:
 
 
 async def act(path: Path, step: str) -> None:
-    """Do one of the owner's commands, or a purge, and die before its commit."""
+    """Do one of the owner's commands, or a purge, and die before its commit, or before a file is deleted."""
     store = await Store.open(path, retry=retry_in_five_minutes)
-    message = await accept(store, 2)
+    message = await accept(store, 2, content=LARGE)
     await store.record([deferred(message, ISP, NOW + 900)])
     await store.record([outcome(await accept(store, now=1000.0), State.DELIVERED)])
-    die_at_commit(store)
+    if step == "delete file":
+        die_at_event("os.remove", store._contents.path(message.number))
+    else:
+        die_at_commit(store)
     await {
         "hold": lambda: store.hold(Selection()),
         "retry": lambda: store.retry(Selection()),
         "delete": lambda: store.delete(Selection()),
+        "delete file": lambda: store.delete(Selection()),
         "purge": lambda: store.purge(2e9),
     }[step]()
 
@@ -114,13 +134,28 @@ async def the_message(store: Store) -> Message:
     return entry.message
 
 
-@pytest.mark.parametrize("step", ["half-received", "acceptance commit"])
-async def test_a_crash_before_acceptance_leaves_nothing(tmp_path: Path, step: str) -> None:
+@pytest.mark.parametrize(
+    ("step", "files", "is_whole"),
+    [
+        ("before the file", 0, False),
+        ("half-received", 1, False),
+        ("before the sync of the folder", 1, True),
+        ("file synced", 1, True),
+        ("acceptance commit", 1, True),
+    ],
+)
+async def test_a_crash_before_acceptance_leaves_a_file_at_most_that_is_swept(
+    tmp_path: Path, step: str, files: int, is_whole: bool
+) -> None:
     path = tmp_path / "queue.db"
     killed(path, "live", step)
+    names = content_files(path)
+    assert len(names) == files
+    if is_whole:
+        assert (tmp_path / "queue.db.content" / names[0]).read_bytes() == LARGE
     async with opened(path) as store:
         assert await store.list_messages(0, 10, Selection()) == []
-    assert query(path, "SELECT count(*) FROM content") == [(0,)]
+        assert content_files(path) == []
 
 
 @pytest.mark.parametrize(
@@ -154,12 +189,17 @@ async def test_a_crash_within_a_pass_leaves_failures_to_report(tmp_path: Path, s
         assert [recipient.index for recipient in again.message.envelope.recipients] == [1]
 
 
-async def test_a_crash_after_the_last_outcome_leaves_the_report(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("step", "files"), [("before the file is deleted", 1), ("last outcome", 0)])
+async def test_a_crash_after_the_last_outcome_leaves_the_report(
+    tmp_path: Path, step: str, files: int
+) -> None:
     path = tmp_path / "queue.db"
-    killed(path, "live", "last outcome")
+    killed(path, "live", step)
+    assert len(content_files(path)) == files
     async with opened(path) as store:
         [entry] = await store.list_messages(0, 10, Selection())
         assert entry.message.is_report
+        assert content_files(path) == []
         assert await content_of(store, entry.message) == CONTENT
         assert await store.unreported(()) == []
 
@@ -171,9 +211,20 @@ async def test_a_crash_within_a_command_leaves_all_as_it_was(tmp_path: Path, ste
     async with opened(path) as store:
         message = await the_message(store)
         assert await states(store, message) == [State.DEFERRED, State.QUEUED]
-        assert await content_of(store, message) == CONTENT
+        assert await content_of(store, message) == LARGE
         assert await store.next_due_at(NOW, {"": 0}) == NOW + 900
     assert query(path, "SELECT count(*) FROM message") == [(2,)]
+
+
+async def test_a_crash_between_a_deletion_and_that_of_the_file_leaves_the_file_to_be_swept(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "queue.db"
+    killed(path, "act", "delete file")
+    assert len(content_files(path)) == 1
+    async with opened(path) as store:
+        assert await store.list_messages(0, 10, Selection()) == []
+        assert content_files(path) == []
 
 
 async def test_a_log_that_was_cut_anywhere_holds_whole_messages_or_none(tmp_path: Path) -> None:

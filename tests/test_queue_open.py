@@ -10,10 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from relay.mail.attempt import State
 from relay.queue import schema
 from relay.queue.errors import QueueError
 from relay.queue.store import Store
-from tests.support.queue import accept, opened, query, retry_in_five_minutes
+from tests.support.queue import (
+    LARGE,
+    accept,
+    claim,
+    content_files,
+    content_of,
+    opened,
+    outcome,
+    query,
+    retry_in_five_minutes,
+)
 
 
 async def refusal(path: Path) -> str:
@@ -28,10 +39,13 @@ async def test_a_new_queue_is_made_with_its_folders_for_its_owner_alone(tmp_path
         assert sorted(p.name for p in path.parent.iterdir()) == [
             "queue.db",
             "queue.db-wal",
+            "queue.db.content",
             "queue.db.lock",
             "queue.db.reserve",
         ]
-        assert {p.stat().st_mode & 0o777 for p in path.parent.iterdir()} == {0o600}
+        modes = {p.name: p.stat().st_mode & 0o777 for p in path.parent.iterdir()}
+        assert modes.pop("queue.db.content") == 0o700
+        assert set(modes.values()) == {0o600}
     assert query(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
 
 
@@ -110,6 +124,74 @@ async def test_an_older_queue_is_brought_forward(tmp_path: Path, monkeypatch: py
         assert await store.show(message.number) is not None
     assert query(path, "PRAGMA user_version") == [(len(later),)]
     assert query(path, "SELECT subject FROM message") == [(None,)]
+
+
+_MESSAGE = (
+    "INSERT INTO message (number, reverse_path, given_reverse_path, ret, envid, is_8bitmime, is_smtputf8, "
+    "size, header_size, body_is_8bit, received_at, client, is_report, finished_at) "
+    "VALUES (?, x'61', x'', '', x'', 0, 0, ?, 5, 0, 1000.0, x'', 0, ?)"
+)
+_RECIPIENT = (
+    "INSERT INTO recipient (message, idx, address, original, orcpt, notify, state, attempts, next_attempt_at)"
+    " VALUES (?, 0, x'62', x'', x'', '', ?, 1, 2000.0)"
+)
+
+
+async def test_contents_of_version_1_are_brought_forward(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    every_byte = bytes(range(256))
+    chunks = {1: [b""], 2: [every_byte], 3: [every_byte * 300, b"\0\xff\0", every_byte[::-1] * 1000, b""]}
+    half_received = {9: [b"half-received"]}
+    db = sqlite3.connect(path)
+    db.executescript(f"{schema.MIGRATIONS[0]}; PRAGMA user_version = 1")
+    for number, parts in {**chunks, **half_received}.items():
+        rows = [(number, seq, data) for seq, data in enumerate(parts)]
+        db.executemany("INSERT INTO content VALUES (?, ?, ?)", reversed(rows))
+    for number, parts in chunks.items():
+        db.execute(_MESSAGE, (number, sum(map(len, parts)), None))
+        db.execute(_RECIPIENT, (number, "queued"))
+    db.execute(_MESSAGE, (4, 9, 3000.0))
+    db.execute(_RECIPIENT, (4, "delivered"))
+    db.commit()
+    db.close()
+
+    async with opened(path) as store:
+        claims = {claim.message.number: claim for claim in await claim(store)}
+        assert {number: one.content for number, one in claims.items()} == {1: b"", 2: every_byte, 3: None}
+        for number, parts in chunks.items():
+            assert await content_of(store, claims[number].message) == b"".join(parts)
+        finished = await store.show(4)
+        assert finished is not None
+        assert finished.finished_at == 3000.0
+        assert content_files(path) == []
+    assert query(path, "SELECT content FROM message WHERE number = 4") == [(None,)]
+    assert query(path, "SELECT name FROM sqlite_schema WHERE name LIKE 'content%'") == []
+
+
+async def test_files_without_an_unfinished_message_are_swept_and_others_left(tmp_path: Path) -> None:
+    path, folder = tmp_path / "queue.db", tmp_path / "queue.db.content"
+    async with opened(path) as store:
+        waiting = await accept(store, content=LARGE)
+        delivered = await accept(store, content=LARGE)
+        await store.record([outcome(delivered, State.DELIVERED)])
+    (folder / delivered.queue_id).write_bytes(LARGE)
+    (folder / "5FFF").write_bytes(b"half-received")
+    foreign = ["README", "0", "-5", "0x5F", "5fff", "5_F", "05F", "8" + "0" * 15, "\udcff"]
+    for name in foreign:
+        (folder / name).write_bytes(b"")
+    (folder / "ABC").mkdir()  # can't be deleted as a file
+    async with opened(path) as store:
+        assert content_files(path) == sorted([waiting.queue_id, "ABC", *foreign])
+        assert await content_of(store, waiting) == LARGE
+
+
+async def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    path, folder = tmp_path / "queue.db", tmp_path / "queue.db.content"
+    folder.write_text("")
+    assert "can't be opened (File exists)" in await refusal(path)
+    folder.unlink()
+    async with opened(path):
+        pass
 
 
 async def test_a_migration_that_fails_changes_nothing(

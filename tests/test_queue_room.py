@@ -13,7 +13,18 @@ from relay.mail.attempt import State
 from relay.mail.envelope import Message
 from relay.queue.errors import NoRoom, QueueError
 from relay.queue.store import Store
-from tests.support.queue import CONTENT, accept, content_of, opened, outcome, retry_in_five_minutes, states
+from tests.support.queue import (
+    CONTENT,
+    LARGE,
+    NOW,
+    accept,
+    content_files,
+    content_of,
+    opened,
+    outcome,
+    retry_in_five_minutes,
+    states,
+)
 
 
 def limit_pages(store: Store, more: int | None) -> None:
@@ -29,10 +40,10 @@ async def test_a_full_disk_refuses_messages_and_recovers_by_itself(tmp_path: Pat
         with pytest.raises(NoRoom, match="no room on the disk for the queue"):
             await accept(store, content=b"x" * 60_000)
         with pytest.raises(NoRoom):
-            await accept(store, content=b"x" * 600_000)
+            await accept(store, 400, content=LARGE)
         limit_pages(store, None)
-        message = await accept(store, content=b"x" * 600_000)
-        assert len(await content_of(store, message)) == 600_000
+        message = await accept(store, content=b"x" * 60_000)
+        assert len(await content_of(store, message)) == 60_000
 
 
 async def test_one_message_too_many_harms_no_other(tmp_path: Path) -> None:
@@ -101,11 +112,28 @@ async def accept_or_none(store: Store) -> Message | None:
 async def test_messages_are_refused_below_the_margin(disk: Path) -> None:
     async with opened(disk / "queue.db") as store:
         assert store._room.margin == 4 * 2**20 // 16
-        ballast = fill(disk, store._room.margin - 4096)
-        with pytest.raises(NoRoom, match="free some space there"):
-            await accept(store)
+        ballast = fill(disk, store._room.margin - 65536)
+        for content in (CONTENT, LARGE):
+            with pytest.raises(NoRoom, match=r"for the queue /.*: free some space there"):
+                await accept(store, content=content)
+        assert content_files(store.path) == []
         ballast.unlink()
         await accept(store)
+
+
+@pytest.mark.needs_root
+async def test_a_disk_that_fills_up_while_a_file_is_written_refuses_the_message(disk: Path) -> None:
+    async with opened(disk / "queue.db") as store:
+        ballast = fill(disk, store._room.margin + 65536)
+        incoming = store.incoming(store.new_number(NOW))
+        with pytest.raises(NoRoom, match=r"no room on the disk for the queue's files in /.*\.content: free"):
+            await incoming.write(b"x" * 3 * store._room.margin)
+        assert len(content_files(store.path)) == 1
+        await incoming.abandon()
+        assert content_files(store.path) == []
+        assert store._memory.used == 0
+        ballast.unlink()
+        assert await content_of(store, await accept(store, content=LARGE)) == LARGE
 
 
 @pytest.mark.needs_root

@@ -15,37 +15,23 @@ from relay.mail.attempt import State
 from relay.queue.errors import NoRoom, QueueError, explain
 from relay.queue.store import Store
 from relay.queue.writer import Writer
-from tests.support.queue import accept, opened, outcome, query, retry_in_five_minutes
+from tests.support.queue import Gate, accept, opened, outcome, query, retry_in_five_minutes
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> Any:
     async with opened(tmp_path / "queue.db") as store:
+        await store._writer.run(make_notes)
         yield store
 
 
-class Gate:
-    """A job that keeps the writer busy until it is let go."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._entered, self._go = threading.Event(), threading.Event()
-        self._job = asyncio.ensure_future(writer.run(self._wait))
-
-    def _wait(self, db: sqlite3.Connection) -> None:
-        self._entered.set()
-        self._go.wait()
-
-    async def entered(self) -> None:
-        await asyncio.to_thread(self._entered.wait)
-
-    async def let_go(self) -> None:
-        self._go.set()
-        await self._job
+def make_notes(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE note (value INTEGER UNIQUE)")
 
 
 def insert(value: int) -> Callable[[sqlite3.Connection], int]:
     def job(db: sqlite3.Connection) -> int:
-        db.execute("INSERT INTO content VALUES (?, 0, x'')", (value,))
+        db.execute("INSERT INTO note VALUES (?)", (value,))
         return value
 
     return job
@@ -93,7 +79,7 @@ async def test_a_job_that_fails_harms_no_other_of_its_group(store: Store) -> Non
     assert [results[i] for i in (0, 1, 4)] == [1, 2, 3]
     assert isinstance(results[2], ValueError)
     assert isinstance(results[3], QueueError)
-    rows = await store._writer.run(lambda db: db.execute("SELECT message FROM content ORDER BY 1").fetchall())
+    rows = await store._writer.run(lambda db: db.execute("SELECT value FROM note ORDER BY 1").fetchall())
     assert rows == [(1,), (2,), (3,)]
 
 
@@ -106,13 +92,14 @@ async def test_a_job_goes_on_when_its_caller_is_cancelled(store: Store) -> None:
     await gate.let_go()
     with pytest.raises(asyncio.CancelledError):
         await job
-    rows = await store._writer.run(lambda db: db.execute("SELECT message FROM content").fetchall())
+    rows = await store._writer.run(lambda db: db.execute("SELECT value FROM note").fetchall())
     assert rows == [(7,)]
 
 
 async def test_closing_finishes_what_waits(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     store = await Store.open(path, retry=retry_in_five_minutes)
+    await store._writer.run(make_notes)
     gate = Gate(store._writer)
     await gate.entered()
     job = asyncio.ensure_future(store._writer.run(insert(7)))
@@ -121,7 +108,7 @@ async def test_closing_finishes_what_waits(tmp_path: Path) -> None:
     await gate.let_go()
     await closing
     assert await job == 7
-    assert query(path, "SELECT message FROM content") == [(7,)]
+    assert query(path, "SELECT value FROM note") == [(7,)]
 
 
 async def test_a_closed_queue_takes_no_more_jobs(tmp_path: Path) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 
 from relay.mail.attempt import Claim, State
 from relay.queue import rows
+from relay.queue.incoming import SMALL_SIZE
+
+MOST_CONTENT = 4 * 1024 * 1024
+"""Bytes of content that are handed out with messages; delivery reads the rest when it comes to it."""
 
 Retry = Callable[[int, float, int], float]
 """(attempt number, now, message number) -> epoch second of the next attempt."""
@@ -66,7 +71,8 @@ def claim(
     due = _select_due(db, now, limit - len(old), caps, {*in_flight, *old})
     closed = {next_hop for next_hop, cap in caps.items() if cap <= 0}
     claims = [_book(db, retry, now, number, set()) for number in old]
-    return claims + [_book(db, retry, now, number, closed) for number in due]
+    claims += [_book(db, retry, now, number, closed) for number in due]
+    return list(_add_contents(db, claims))
 
 
 def next_due_at(db: sqlite3.Connection, caps: Mapping[str, int]) -> float | None:
@@ -101,6 +107,17 @@ def _due_of(
         if number not in seen:
             seen.add(number)
             yield due_at, number
+
+
+def _add_contents(db: sqlite3.Connection, claims: Iterable[Claim]) -> Iterator[Claim]:
+    """Add the contents that are small, as long as they are not too many."""
+    left = MOST_CONTENT
+    for claim in claims:
+        message = claim.message
+        is_wanted = message.size <= min(left, SMALL_SIZE)
+        content = rows.select_content(db, message.number) if is_wanted else None
+        left -= len(content or b"")
+        yield replace(claim, content=content)
 
 
 def _book(db: sqlite3.Connection, retry: Retry, now: float, number: int, closed: Collection[str]) -> Claim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def explain(error: sqlite3.Error, path: Path) -> QueueError:
             return NoRoom(f"no room on the disk for the queue {path}: free some space there")
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return QueueError(
-                f"the queue {path} is damaged ({error}): stop the relay, move it and the files beside it "
-                f"that begin with its name away, and start again with an empty queue; "
+                f"the queue {path} is damaged ({error}): stop the relay, move it and all beside it whose "
+                f"name begins like its own away, and start again with an empty queue; "
                 f"'sqlite3 {path.name} .recover' may save mail from the file that was moved"
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
@@ -41,6 +42,18 @@ def explain(error: sqlite3.Error, path: Path) -> QueueError:
             return QueueError(f"the queue {path} is in use by another program ({error}): close that program")
         case _:
             return QueueError(f"the queue {path} failed: {error}")
+
+
+def explain_os(error: OSError, path: Path) -> QueueError:
+    """Return the QueueError that tells a failure with the files of large contents, in the folder ``path``."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NoRoom(f"no room on the disk for the queue's files in {path}: free some space there")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return QueueError(
+            f"the queue's files in {path} can't be written ({error.strerror}): see that this user may write "
+            f"that folder, and that the disk is not mounted read-only"
+        )
+    return QueueError(f"the queue's files in {path} failed ({error}): see the system's log, check the disk")
 
 
 def refusal(error: Exception) -> Reply:

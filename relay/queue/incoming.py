@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from relay.mail.envelope import Message
 from relay.queue import rows
-from relay.queue.errors import QueueError
+from relay.queue.contents import ContentFile, Contents
+from relay.queue.errors import explain_os
 from relay.queue.room import Room
 from relay.queue.writer import Writer
 
-SMALL_SIZE = 64 * 1024
-"""Bytes of content up to which all of it stays in memory until the commit."""
-CHUNK_SIZE = 256 * 1024
-"""Bytes of a chunk of larger content, at most one write more: few enough fsyncs for a slow card."""
+SMALL_SIZE = 128 * 1024
+"""Bytes of content up to which it stays in memory until the commit, and then stands in its message's row."""
+BLOCK_SIZE = 256 * 1024
+"""Bytes that larger content is written by."""
+TIGHT_SIZE = 32 * 1024
+"""Bytes of either while memory is short."""
+MOST_MEMORY = 16 * 1024 * 1024
+"""Bytes that all messages that are coming in may hold before memory is short."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """Bytes of content that all messages on their way in hold."""
+
+    used: int = 0
 
 
 class Incoming:
     """Takes the content of one message as it comes. It ends with commit or abandon."""
 
-    def __init__(self, writer: Writer, room: Room, number: int) -> None:
+    def __init__(self, writer: Writer, room: Room, contents: Contents, memory: Memory, number: int) -> None:
         self.number = number
         self.small_content: bytes | None = None
         """The whole content, once committed, where it was small enough to stay in memory."""
         self._writer = writer
         self._room = room
+        self._contents = contents
+        self._memory = memory
         self._buffer = bytearray()
-        self._chunks = 0
+        self._file: ContentFile | None = None
+        self._may_be_stored = False
 
     async def write(self, chunk: bytes) -> None:
-        """Take some content; returns once it is in memory or, when that is full, on disk.
+        """Take some content; returns once it is in memory or, when that is full, in a file.
 
         Raises NoRoom and other QueueErrors.
         """
         self._buffer += chunk
-        if len(self._buffer) > (CHUNK_SIZE if self._chunks else SMALL_SIZE):
-            data, seq = bytes(self._buffer), self._chunks
-            self._buffer.clear()
-            self._chunks += 1
-
-            def insert(db: sqlite3.Connection) -> None:
-                self._room.check(db)
-                rows.insert_chunk(db, self.number, seq, data)
-
-            await self._writer.run(insert)
+        self._memory.used += len(chunk)
+        if len(self._buffer) > self._most():
+            await self._write_file()
 
     async def commit(self, message: Message, *, retry_at: float | None, is_held: bool = False) -> None:
         """Accept the message: it is on disk when this returns.
@@ -52,20 +63,58 @@ class Incoming:
         With ``retry_at`` it counts as claimed, and is handed out again only then; without, it is due now.
         Raises NoRoom and other QueueErrors: then it is not accepted.
         """
-        data, seq = bytes(self._buffer), self._chunks
+        if self._file is not None:
+            await self._write_file(is_last=True)
+        with self._taken() as data:
+            content = data if self._file is None else None
 
-        def insert(db: sqlite3.Connection) -> None:
-            self._room.check(db)
-            rows.insert_message(db, message, data, seq, retry_at, is_held)
+            def insert(db: sqlite3.Connection) -> None:
+                self._room.check(db)
+                rows.insert_message(db, message, content, retry_at, is_held)
 
-        await self._writer.run(insert)
-        self._buffer.clear()
-        if not self._chunks:
-            self.small_content = data
+            self._may_be_stored = True  # also when we are cancelled here: the writer goes on
+            try:
+                await self._writer.run(insert)
+            except Exception:
+                self._may_be_stored = False
+                raise
+            self.small_content = content
 
     async def abandon(self) -> None:
-        """Forget the message."""
+        """Forget the message, unless it is in the queue, or may be soon as its commit was cancelled."""
+        self._memory.used -= len(self._buffer)
         self._buffer.clear()
-        if self._chunks:
-            with suppress(QueueError):  # then the next start sweeps it
-                await self._writer.run(lambda db: rows.delete_content(db, self.number), is_outcome=True)
+        if self._file is not None and not self._may_be_stored:
+            with suppress(OSError):  # then the next start sweeps it
+                await asyncio.to_thread(self._file.discard)
+
+    def _most(self) -> int:
+        """Return how much of the content may be in memory now."""
+        if self._memory.used > MOST_MEMORY:
+            return TIGHT_SIZE
+        return SMALL_SIZE if self._file is None else BLOCK_SIZE
+
+    @contextmanager
+    def _taken(self) -> Iterator[bytes]:
+        """Empty the buffer for work on what was in it; that counts as memory until the work is done."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        try:
+            yield data
+        finally:
+            self._memory.used -= len(data)
+
+    async def _write_file(self, *, is_last: bool = False) -> None:
+        self._file = file = self._file or self._contents.create(self.number)
+        with self._taken() as data:
+
+            def write() -> None:
+                self._room.check_files()
+                file.write(data)
+                if is_last:
+                    file.finish()
+
+            try:
+                await asyncio.to_thread(write)
+            except OSError as error:
+                raise explain_os(error, self._contents.folder) from error

@@ -22,7 +22,7 @@ _RECORD = """
         AND (state IN ('queued', 'deferred', 'held') OR :state = 'delivered')
 """
 _FINISH = """
-    UPDATE message SET finished_at = ?
+    UPDATE message SET finished_at = ?, content = NULL
     WHERE number = ? AND finished_at IS NULL AND NOT EXISTS (
         SELECT 1 FROM recipient WHERE message = number AND (
             state IN ('queued', 'deferred', 'held') OR (state IN ('bounced', 'expired') AND is_reported = 0)))
@@ -48,10 +48,12 @@ def record(
 ) -> list[int]:
     """Write outcomes and the reports that they cause; return the messages that are finished thereby."""
     db.executemany(_RECORD, [_values(outcome, now) for outcome in outcomes])
-    db.executemany("UPDATE recipient SET is_reported = 1 WHERE message = ? AND idx = ?", reported)
-    db.executemany("UPDATE message SET is_warned = 1 WHERE number = ?", [(number,) for number in warned])
+    if reported:
+        db.executemany("UPDATE recipient SET is_reported = 1 WHERE message = ? AND idx = ?", reported)
+    for number in warned:
+        db.execute("UPDATE message SET is_warned = 1 WHERE number = ?", (number,))
     for report in reports:
-        rows.insert_message(db, report.message, report.content, 0, retry_at=None, is_held=False)
+        rows.insert_message(db, report.message, report.content, retry_at=None, is_held=False)
     return finish(db, now, {outcome.number for outcome in outcomes}.union(number for number, _ in reported))
 
 
@@ -65,11 +67,8 @@ def give_back(db: sqlite3.Connection, now: float, number: int, indexes: Iterable
 
 
 def finish(db: sqlite3.Connection, now: float, numbers: Iterable[int]) -> list[int]:
-    """Close those of the messages that need nothing more, delete their content, and return their numbers."""
-    finished = [number for number in numbers if db.execute(_FINISH, (now, number)).rowcount]
-    for number in finished:
-        rows.delete_content(db, number)
-    return finished
+    """Close those of the messages that need nothing more, forget their content, and return their numbers."""
+    return [number for number in numbers if db.execute(_FINISH, (now, number)).rowcount]
 
 
 def select_failures(db: sqlite3.Connection, number: int) -> tuple[Failed, ...]:

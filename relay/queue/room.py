@@ -13,7 +13,7 @@ _LARGEST_MARGIN = 8 * 2**20
 
 
 class Room:
-    """The file system under a queue. Used by one thread."""
+    """The file system under a queue. Used by one thread, but for ``check_files``."""
 
     def __init__(self, queue_path: Path) -> None:
         self._queue_path = queue_path
@@ -33,6 +33,11 @@ class Room:
         if free < self.margin and free + _free_inside(db) < self.margin:
             raise NoRoom(f"no room on the disk for the queue {self._queue_path}: free some space there")
         self._keep_reserve(free)
+
+    def check_files(self) -> None:
+        """Raise NoRoom where the margin is not free for what goes into files."""
+        if self._free() < self.margin:
+            raise NoRoom(f"no room on the disk for the queue {self._queue_path}: free some space there")
 
     def give_up_reserve(self) -> bool:
         """Delete the reserve; False where there is none left."""

@@ -13,8 +13,8 @@ from relay.mail.reply import Reply
 
 _INSERT_MESSAGE = """
     INSERT INTO message (number, reverse_path, given_reverse_path, ret, envid, is_8bitmime, is_smtputf8, size,
-                         header_size, body_is_8bit, received_at, client, is_report)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                         header_size, body_is_8bit, received_at, client, is_report, content)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_RECIPIENT = """
     INSERT INTO recipient (message, idx, address, original, orcpt, notify, state, attempts, next_attempt_at)
@@ -58,9 +58,9 @@ def unpack(data: bytes) -> str:
 
 
 def insert_message(
-    db: sqlite3.Connection, message: Message, chunk: bytes, seq: int, retry_at: float | None, is_held: bool
+    db: sqlite3.Connection, message: Message, content: bytes | None, retry_at: float | None, is_held: bool
 ) -> None:
-    """Insert a message with the last chunk of its content: claimed until ``retry_at``, or due now (None)."""
+    """Insert a message: claimed until ``retry_at``, or due now (None). Large content is in a file (None)."""
     envelope, number = message.envelope, message.number
     db.execute(
         _INSERT_MESSAGE,
@@ -78,6 +78,7 @@ def insert_message(
             message.received_at,
             pack(message.client),
             message.is_report,
+            content,
         ),
     )
     state = State.HELD.value if is_held else State.QUEUED.value
@@ -99,27 +100,20 @@ def insert_message(
             for r in envelope.recipients
         ],
     )
-    insert_chunk(db, number, seq, chunk)
 
 
-def insert_chunk(db: sqlite3.Connection, number: int, seq: int, chunk: bytes) -> None:
-    """Insert a part of a message's content; its parts count from 0."""
-    db.execute("INSERT INTO content (message, seq, data) VALUES (?, ?, ?)", (number, seq, chunk))
-
-
-def select_chunk(db: sqlite3.Connection, number: int, seq: int) -> tuple[bytes, bool] | None:
-    """Return a part of a message's content, and whether it is the last one."""
-    row = db.execute(
-        "SELECT data, NOT EXISTS (SELECT 1 FROM content WHERE message = :number AND seq = :seq + 1) "
-        "FROM content WHERE message = :number AND seq = :seq",
-        {"number": number, "seq": seq},
+def select_content(db: sqlite3.Connection, number: int) -> bytes | None:
+    """Return a message's content; None where it is in a file, or gone."""
+    row: tuple[bytes | None] | None = db.execute(
+        "SELECT content FROM message WHERE number = ?", (number,)
     ).fetchone()
-    return row and (row[0], bool(row[1]))
+    return None if row is None else row[0]
 
 
-def delete_content(db: sqlite3.Connection, number: int) -> None:
-    """Delete a message's content."""
-    db.execute("DELETE FROM content WHERE message = ?", (number,))
+def is_unfinished(db: sqlite3.Connection, number: int) -> bool:
+    """Whether a message is in the queue, and not just in its history."""
+    query = "SELECT 1 FROM message WHERE number = ? AND finished_at IS NULL"
+    return db.execute(query, (number,)).fetchone() is not None
 
 
 def select_entry(db: sqlite3.Connection, number: int) -> Entry | None:

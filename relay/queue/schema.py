@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any, cast
 
 from relay.queue.errors import QueueError
 
@@ -69,6 +70,13 @@ MIGRATIONS = (
 
     CREATE UNIQUE INDEX content_of_message ON content (message, seq);
     """,
+    """
+    ALTER TABLE message ADD COLUMN content BLOB;    -- NULL: in a file (Contents), or finished
+    UPDATE message SET content = (
+        SELECT join_chunks(seq, data) FROM content WHERE message = number)
+    WHERE finished_at IS NULL;
+    DROP TABLE content;
+    """,
 )
 """Scripts that lead from one version to the next; the version is ``PRAGMA user_version``."""
 
@@ -80,6 +88,19 @@ _PRAGMAS = """
     PRAGMA temp_store = MEMORY;
     PRAGMA cache_size = -8000;
 """
+
+
+class _JoinChunks:
+    """An aggregate function: group_concat() promises no order, and is for text."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, bytes] = {}
+
+    def step(self, seq: int, data: bytes) -> None:
+        self._chunks[seq] = data
+
+    def finalize(self) -> bytes:
+        return b"".join(self._chunks[seq] for seq in sorted(self._chunks))
 
 
 def connect(path: Path, log_size: int) -> sqlite3.Connection:
@@ -115,5 +136,6 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
             f"{len(MIGRATIONS)}): install that version again, or name another file in queue.path"
         )
     db.executescript(_PRAGMAS)
+    db.create_aggregate("join_chunks", 2, cast(Any, _JoinChunks))  # typeshed knows just those of numbers
     for target, script in enumerate(MIGRATIONS[version:], version + 1):
         db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {target}; COMMIT;")

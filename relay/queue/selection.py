@@ -88,8 +88,11 @@ def retry(db: sqlite3.Connection, selection: Selection, now: float) -> int:
     return _queue(db, now, _select(db, selection, _WAITING))
 
 
-def delete(db: sqlite3.Connection, selection: Selection, now: float) -> int:
-    """Forget recipients that wait or are held, and the messages that were for nobody else."""
+def delete(db: sqlite3.Connection, selection: Selection, now: float) -> tuple[int, list[int]]:
+    """Forget recipients that wait or are held, and the messages that were for nobody else.
+
+    Return how many messages are concerned, and those that need their content no more.
+    """
     chosen = _select(db, selection, [*_WAITING, State.HELD])
     db.executemany("DELETE FROM recipient WHERE message = ? AND idx = ?", chosen)
     numbers = {number for number, _ in chosen}
@@ -99,7 +102,7 @@ def delete(db: sqlite3.Connection, selection: Selection, now: float) -> int:
         "WHERE number = ? AND NOT EXISTS (SELECT 1 FROM recipient WHERE message = number)",
         [(number,) for number in numbers],
     )
-    return len(numbers)
+    return len(numbers), [number for number in numbers if not rows.is_unfinished(db, number)]
 
 
 def bring_forward(db: sqlite3.Connection, after: float, now: float) -> int:

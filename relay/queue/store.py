@@ -7,8 +7,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 
 from relay.files import sync_folder
@@ -17,8 +18,9 @@ from relay.mail.dsn import Report
 from relay.mail.envelope import format_queue_id
 from relay.queue import claims, recording, rows, schema, selection
 from relay.queue.claims import Retry
-from relay.queue.errors import QueueError, explain
-from relay.queue.incoming import Incoming
+from relay.queue.contents import Contents
+from relay.queue.errors import QueueError, explain, explain_os
+from relay.queue.incoming import BLOCK_SIZE, Incoming, Memory
 from relay.queue.recording import Unreported
 from relay.queue.room import Room
 from relay.queue.rows import Entry
@@ -32,14 +34,16 @@ class Store:
     """One queue, open. Every method but new_number may raise QueueError."""
 
     def __init__(
-        self, path: Path, writer: Writer, room: Room, lock: int, retry: Retry, last_number: int
+        self, path: Path, writer: Writer, room: Room, contents: Contents, lock: int, retry: Retry, last: int
     ) -> None:
         self.path = path
         self._writer = writer
         self._room = room
+        self._contents = contents
+        self._memory = Memory()
         self._lock = lock
         self._retry = retry
-        self._last_number = last_number
+        self._last_number = last
 
     @classmethod
     async def open(cls, path: Path, *, retry: Retry) -> Store:
@@ -47,15 +51,16 @@ class Store:
 
         ``retry`` gives the epoch second of the next attempt: (attempt number, now, message number).
         """
-        lock, db, room = await asyncio.to_thread(_open, path)
+        lock, db, room, contents = await asyncio.to_thread(_open, path)
         writer = Writer(db, path, room)
         try:
-            last_number = await writer.run(_begin, is_outcome=True)
+            last = await writer.run(_last_number)
+            await writer.run(lambda db: contents.sweep(partial(rows.is_unfinished, db)))
         except QueueError:
             await writer.close()
             os.close(lock)
             raise
-        return cls(path, writer, room, lock, retry, last_number)
+        return cls(path, writer, room, contents, lock, retry, last)
 
     async def close(self) -> None:
         """Finish what was begun and leave the queue to others."""
@@ -71,7 +76,7 @@ class Store:
 
     def incoming(self, number: int) -> Incoming:
         """Begin to take in a message."""
-        return Incoming(self._writer, self._room, number)
+        return Incoming(self._writer, self._room, self._contents, self._memory, number)
 
     # Delivery
 
@@ -112,16 +117,27 @@ class Store:
         due_at = await self._writer.run(lambda db: claims.next_due_at(db, live_caps))
         return None if due_at is None else max(now, due_at)
 
-    async def read(self, number: int) -> AsyncIterator[bytes]:
-        """Yield the content of a message in chunks.
+    async def read(self, number: int) -> AsyncGenerator[bytes, None]:
+        """Yield the content of a message in blocks; raises QueueError where it is gone.
 
-        Raises QueueError where it is gone, also in the middle: what was yielded is then not the whole.
+        Also in the middle: what was yielded is then not the whole.
         """
-        seq, is_last = 0, False
-        while not is_last:
-            data, is_last = await self._read_chunk(number, seq)
-            yield data
-            seq += 1
+        if not self._contents.has(number):
+            content = await self._writer.run(lambda db: rows.select_content(db, number))
+            if content is None:
+                raise _gone(number)
+            yield content
+            return
+        reader = self._contents.open(number)
+        try:
+            while block := await asyncio.to_thread(reader.read, BLOCK_SIZE):
+                yield block
+        except FileNotFoundError:
+            raise _gone(number) from None
+        except OSError as error:
+            raise explain_os(error, self._contents.folder) from error
+        finally:
+            await asyncio.to_thread(reader.close)
 
     async def record(
         self,
@@ -137,9 +153,11 @@ class Store:
         whose lateness needs none. Reports are due at once. Outcomes of deleted recipients are ignored.
         """
         now = time.time()
-        return await self._writer.run(
+        finished = await self._writer.run(
             lambda db: recording.record(db, now, outcomes, reports, reported, warned), is_outcome=True
         )
+        await self._delete_files(finished)
+        return finished
 
     async def give_back(self, number: int, indexes: Sequence[int]) -> None:
         """Make recipients of a claim due again that were not attempted after all."""
@@ -177,9 +195,9 @@ class Store:
         return await self._writer.run(lambda db: rows.select_entry(db, number))
 
     async def read_header(self, entry: Entry) -> bytes:
-        """Return the header block of a message; as much of it as is in the first chunk."""
-        data, _ = await self._read_chunk(entry.message.number, 0)
-        return data[: entry.message.header_size]
+        """Return the header block of a message; as much of it as is in the first block."""
+        async with aclosing(self.read(entry.message.number)) as blocks:
+            return (await anext(blocks, b""))[: entry.message.header_size]
 
     async def counts(self) -> dict[State, int]:
         """Return how many recipients of unfinished messages are in each state."""
@@ -202,23 +220,29 @@ class Store:
     async def delete(self, chosen: Selection) -> int:
         """Forget recipients that are not final, and their messages where nobody else is left."""
         now = time.time()
-        return await self._writer.run(lambda db: selection.delete(db, chosen, now), is_outcome=True)
+        count, gone = await self._writer.run(lambda db: selection.delete(db, chosen, now), is_outcome=True)
+        await self._delete_files(gone)
+        return count
 
-    async def _read_chunk(self, number: int, seq: int) -> tuple[bytes, bool]:
-        chunk = await self._writer.run(lambda db: rows.select_chunk(db, number, seq))
-        if chunk is None:
-            raise QueueError(f"the content of message {format_queue_id(number)} is no longer in the queue")
-        return chunk
+    async def _delete_files(self, numbers: Iterable[int]) -> None:
+        """Delete the large contents of finished messages; the next start does it where this fails."""
+        for number in filter(self._contents.has, numbers):
+            with suppress(OSError):
+                await asyncio.to_thread(self._contents.delete, number)
 
 
-def _open(path: Path) -> tuple[int, sqlite3.Connection, Room]:
+def _gone(number: int) -> QueueError:
+    return QueueError(f"the content of message {format_queue_id(number)} is no longer in the queue")
+
+
+def _open(path: Path) -> tuple[int, sqlite3.Connection, Room, Contents]:
     """Lock and open the files of a queue."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
         try:
-            room = Room(path)
-            return lock, _connect(path, room), room
+            room, contents = Room(path), Contents(path)
+            return lock, _connect(path, room, contents), room, contents
         except BaseException:
             os.close(lock)
             raise
@@ -242,20 +266,24 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _connect(path: Path, room: Room) -> sqlite3.Connection:
-    """Open the database; its directory entry is on disk when this returns."""
+def _connect(path: Path, room: Room, contents: Contents) -> sqlite3.Connection:
+    """Open the database and the folder beside it; their directory entries are on disk when this returns."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
         db = schema.connect(path, log_size=room.margin // 2)
     except sqlite3.Error as error:
         raise explain(error, path) from error
     db.create_function("matches", 2, selection.matches, deterministic=True)
-    sync_folder(path.parent)
+    try:
+        contents.prepare()
+        sync_folder(path.parent)
+    except OSError:
+        db.close()
+        raise
     return db
 
 
-def _begin(db: sqlite3.Connection) -> int:
-    """Sweep what was half-received, and return the highest message number ever given."""
-    db.execute("DELETE FROM content WHERE message NOT IN (SELECT number FROM message)")
+def _last_number(db: sqlite3.Connection) -> int:
+    """Return the highest message number ever given."""
     row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'message'").fetchone()
     return row[0] if row else 0

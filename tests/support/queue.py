@@ -1,8 +1,10 @@
-"""Messages and outcomes for tests of the queue, and a look into its database."""
+"""Messages and outcomes for tests of the queue, and a look into its files."""
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +13,14 @@ from typing import Any
 from relay.mail.attempt import Attempt, Claim, Outcome, State
 from relay.mail.envelope import Envelope, Message, Recipient
 from relay.mail.reply import Reply
+from relay.queue.incoming import SMALL_SIZE
 from relay.queue.store import Store
+from relay.queue.writer import Writer
 
 NOW = 1_800_000_000.0
 CONTENT = b"Subject: hello\r\n\r\nworld\r\n"
+LARGE = CONTENT * (8 * SMALL_SIZE // len(CONTENT))
+"""Content that stands in a file of its own."""
 ISP = "[smtp.orange.fr]:465"
 OTHER = "aol.com:25"
 
@@ -68,7 +74,8 @@ async def accept(
     **changes: Any,
 ) -> Message:
     """Put a message into the queue, as reception does."""
-    message = make_message(store.new_number(now), recipients, **{"received_at": now, **changes})
+    given = {"received_at": now, "size": len(content), **changes}
+    message = make_message(store.new_number(now), recipients, **given)
     incoming = store.incoming(message.number)
     for start in range(0, len(content), 65536):
         await incoming.write(content[start : start + 65536])
@@ -102,6 +109,30 @@ async def states(store: Store, message: Message) -> list[State]:
 
 async def content_of(store: Store, message: Message) -> bytes:
     return b"".join([chunk async for chunk in store.read(message.number)])
+
+
+def content_files(path: Path) -> list[str]:
+    """Return the names of the files of a queue's large contents."""
+    return sorted(file.name for file in path.with_name(f"{path.name}.content").iterdir())
+
+
+class Gate:
+    """A job that keeps the writer busy until it is let go."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._entered, self._go = threading.Event(), threading.Event()
+        self._job = asyncio.ensure_future(writer.run(self._wait))
+
+    def _wait(self, db: sqlite3.Connection) -> None:
+        self._entered.set()
+        self._go.wait()
+
+    async def entered(self) -> None:
+        await asyncio.to_thread(self._entered.wait)
+
+    async def let_go(self) -> None:
+        self._go.set()
+        await self._job
 
 
 def query(path: Path, statement: str) -> list[Any]:
