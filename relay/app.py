@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from ipaddress import ip_network
 
 import relay
@@ -35,7 +36,7 @@ from relay.mail.dsn import ReportSettings
 from relay.mail.envelope import Message
 from relay.mail.header_checks import arrival_checks, external_checks
 from relay.mail.reply import Reply
-from relay.mail.rewrite import Canonical, rewrite_address
+from relay.mail.rewrite import Canonical, Home, rewrite_address
 from relay.mail.route import NextHop, Route
 from relay.oauth.account import oauth_account
 from relay.oauth.tokens import Tokens
@@ -58,6 +59,27 @@ SILENCE_SECONDS = 10.0
 """How long a mailbox server that did not answer is not asked again whether it knows somebody."""
 MAINTENANCE_SECONDS = 3600.0
 """How often the queue is tidied up."""
+
+
+MOST_REMEMBERED = 2000
+"""Addresses of which it is remembered who gets their mail, and by which route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What is asked of the destinations several times for each message, remembered."""
+
+    expand: Callable[[str, str], tuple[str, ...]]
+    route: Callable[[str, str], Route]
+    identity: Callable[[str], str]
+
+    @classmethod
+    def of(cls, destinations: Destinations) -> Ways:
+        """Return those of the destinations."""
+        remember = lru_cache(maxsize=MOST_REMEMBERED)
+        return cls(
+            remember(destinations.expand), remember(destinations.route), remember(destinations.identity)
+        )
 
 
 def run(config: Config) -> int:
@@ -108,6 +130,7 @@ def _stop_on_signals() -> asyncio.Event:
 async def _serving(config: Config) -> AsyncIterator[None]:
     """The relay at work: what is built first is taken down last."""
     destinations = destinations_of(config)
+    ways = Ways.of(destinations)
     resolver = Resolver(Myself(config.hostname, config.listen).is_at, config.dns.nameservers)
     logins, tokens = Logins(config.users), _tokens(config)
     endpoints, connect = _endpoints(resolver), _connect(config, tokens)
@@ -117,14 +140,16 @@ async def _serving(config: Config) -> AsyncIterator[None]:
             store,
             ReportSettings(config.hostname, config.queue.lifetime, config.postmaster),
             config.queue.warn_after,
-            _report_to(config, destinations),
-            destinations.expand,
+            _report_to(config, destinations.home, ways),
+            ways.expand,
             time.time,
         )
         await recorder.report_leftovers()
-        manager = _manager(config, store, destinations, recorder, endpoints, connect)
+        manager = _manager(config, store, destinations.home, ways, recorder, endpoints, connect)
         control = ControlServer(store, manager.retry_now, lambda: [*tokens.problems.values()])
-        intake = _intake(config, store, destinations, manager, _verify(destinations, endpoints, connect))
+        intake = _intake(
+            config, store, destinations.home, ways, manager, _verify(destinations, endpoints, connect)
+        )
         reception = Reception(
             intake,
             SessionSettings(config.hostname, config.limits.message_size, config.limits.recipients),
@@ -183,16 +208,16 @@ def _outside_table(config: Config) -> Canonical:
     return config.sender_canonical if config.rewrite.scope == "external" else Canonical()
 
 
-def _report_to(config: Config, destinations: Destinations) -> Callable[[Message], str]:
+def _report_to(config: Config, home: Home, ways: Ways) -> Callable[[Message], str]:
     """Return who is told about a message: its sender as given if that is internal, else as rewritten."""
     table = _outside_table(config)
 
     def report_to(message: Message) -> str:
         given = message.envelope.given_reverse_path
-        if given and any(destinations.route(reached).internal for reached in destinations.expand(given)):
+        if given and any(ways.route(reached, "").internal for reached in ways.expand(given, "")):
             return given
-        sender = rewrite_address(message.envelope.reverse_path, table, destinations.home)
-        reached = destinations.expand(sender)
+        sender = rewrite_address(message.envelope.reverse_path, table, home)
+        reached = ways.expand(sender, "")
         return reached[0] if len(reached) == 1 else sender
 
     return report_to
@@ -201,13 +226,14 @@ def _report_to(config: Config, destinations: Destinations) -> Callable[[Message]
 def _intake(
     config: Config,
     store: Store,
-    destinations: Destinations,
+    home: Home,
+    ways: Ways,
     manager: Manager,
     verify: Callable[[str], Awaitable[Reply | None]],
 ) -> Intake:
     rules = ArrivalRules(
         config.hostname,
-        destinations.home,
+        home,
         sender_canonical=config.sender_canonical if config.rewrite.scope == "all" else Canonical(),
         recipient_canonical=config.recipient_canonical,
     )
@@ -217,9 +243,9 @@ def _intake(
         incoming=store.incoming,
         is_ours=access.is_ours,
         judge_access=access.judge,
-        expand=destinations.expand,
-        identity=destinations.identity,
-        route=destinations.route,
+        expand=ways.expand,
+        identity=ways.identity,
+        route=ways.route,
         verify=verify,
         has_room=manager.has_room,
         submit=manager.submit,
@@ -266,8 +292,10 @@ def _verify(
 
     async def verify(address: str) -> Reply | None:
         nonlocal silence
+        if not destinations.mailboxes.is_open:
+            return None
         via = destinations.route(address).via
-        if not (destinations.mailboxes.is_open and isinstance(via, NextHop) and via.is_lmtp):
+        if not (isinstance(via, NextHop) and via.is_lmtp):
             return None
         if time.monotonic() < silence[0]:
             return silence[1]
@@ -291,18 +319,19 @@ def _explain_failure(error: Exception) -> Reply:
 def _manager(
     config: Config,
     store: Store,
-    destinations: Destinations,
+    home: Home,
+    ways: Ways,
     recorder: Recorder,
     endpoints: Endpoints,
     connect: Connect,
 ) -> Manager:
     rules = DepartureRules(
-        destinations.home, _outside_table(config), external_checks(config.header_checks), config.postmaster
+        home, _outside_table(config), external_checks(config.header_checks), config.postmaster
     )
     departures = Departures(rules, store.read)
 
     def route(address: str, reverse_path: str) -> Route:
-        return destinations.route(address, rewrite_address(reverse_path, rules.sender_canonical, rules.home))
+        return ways.route(address, rewrite_address(reverse_path, rules.sender_canonical, home))
 
     return Manager(
         store,

@@ -6,6 +6,7 @@ header checks WARN and INFO log the header that they match.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -28,10 +29,18 @@ _log = logging.getLogger("relay")
 class _TextFormatter(logging.Formatter):
     """``2026-11-24T08:00:00+0000 QUEUEID: text``; above INFO the level stands before the text."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0
+        self._stamp = ""
+
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created))
+        if int(record.created) != self._second:
+            self._second = int(record.created)
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._second))
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return "\n    ".join([f"{stamp} {level}{_printable(record.getMessage())}", *_traceback(record)])
+        line = f"{self._stamp} {level}{_printable(record.getMessage())}"
+        return "\n    ".join([line, *_traceback(record)]) if record.exc_info else line
 
 
 class _JsonFormatter(logging.Formatter):
@@ -50,12 +59,40 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Writes the log; mail goes on where that fails, be it a full disk or a reader that has gone."""
+class _Handler(logging.Handler):
+    """Writes the log: what is said in one turn of the event loop in one piece.
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
+    Mail goes on where that fails, be it a full disk or a reader that has gone.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
+            return
+        if len(self._lines) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:  # there is no loop here
+                self.flush()
+
+    def flush(self) -> None:
+        self.acquire()
+        try:
+            lines, self._lines = self._lines, []
+            if lines:
+                self._stream.write("".join(lines))
+                self._stream.flush()
+        except OSError:
+            pass
+        finally:
+            self.release()
 
 
 def configure_logging(settings: Log) -> None:
@@ -69,6 +106,8 @@ def configure_logging(settings: Log) -> None:
     root.setLevel(logging.WARNING)
     _log.setLevel(settings.level.upper())
     logging.getLogger("mail").setLevel(logging.CRITICAL)  # aiosmtpd's own account of each connection
+    # No line names a thread or process: then they need not be found out.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _printable(text: str) -> str:
@@ -90,8 +129,14 @@ def _traceback(record: logging.LogRecord) -> list[str]:
 
 
 def _emit(level: int, event: str, text: str, /, **fields: object) -> None:
-    """Log a text with its fields filled in, which are formatted only if the level is on."""
-    _log.log(level, text, {"event": event, **fields})
+    """Log a text with its fields filled in, which are formatted only if the level is on.
+
+    The record is made here: ``Logger.log`` would look for the line of code that called it.
+    """
+    if _log.isEnabledFor(level):
+        record = logging.LogRecord(_log.name, level, "", 0, text, None, None)
+        record.args = {"event": event, **fields}
+        _log.handle(record)
 
 
 # Service

@@ -35,7 +35,7 @@ from relay.mail.attempt import Attempt, Claim
 from relay.mail.envelope import Envelope, Recipient
 from relay.mail.reply import Reply
 from relay.mail.route import Mailbox
-from relay.queue.selection import Selection
+from relay.queue.errors import QueueError
 from tests.support.queue import NOW, accept, make_message, opened
 from tests.support.rig import until
 from tests.support.service import HOSTNAME, Service
@@ -413,11 +413,11 @@ async def test_content_that_breaks_off_defers_and_leaves_nothing(house: House, t
         async def read(number: int) -> AsyncIterator[bytes]:
             async for chunk in store.read(number):
                 yield chunk
-                await store.delete(Selection())
+                raise QueueError("the disk failed")
 
         house.maildirs._read = read
         words = await reply_of(house, Claim(message))
-    assert words.startswith("451 4.3.0 the message cannot be read: the content of message ")
+    assert words.startswith("451 4.3.0 the message cannot be read: the disk failed")
     assert house.files() == []
 
 

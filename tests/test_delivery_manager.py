@@ -327,7 +327,8 @@ def box(rig: Rig, tmp_path: Path) -> Path:
 class Gate:
     """Lets nobody read a content from the queue before it is opened."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(managers, "MOST_CONTENT", 0)  # none comes with a claim
         self.opened = asyncio.Event()
         self.begun = 0
         self._read = rig.store.read
@@ -400,9 +401,11 @@ async def test_who_asks_to_be_told_hears_that_a_mailbox_has_it(rig: Rig, box: Pa
     assert b"Remote-MTA" not in report
 
 
-async def test_a_disk_that_hangs_holds_up_no_next_hop(rig: Rig, server: ScriptedServer, box: Path) -> None:
+async def test_a_disk_that_hangs_holds_up_no_next_hop(
+    rig: Rig, server: ScriptedServer, box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asyncio.get_running_loop().set_debug(False)
-    gate = Gate(rig)
+    gate = Gate(rig, monkeypatch)
     await rig.arrive_many(managers.IN_FLIGHT, "chris@home.test")
     async with rig.running() as manager:
         await until(lambda: gate.begun == maildir.WRITERS)
@@ -417,8 +420,10 @@ async def test_a_disk_that_hangs_holds_up_no_next_hop(rig: Rig, server: Scripted
     assert len(messages_in(box)) == managers.IN_FLIGHT
 
 
-async def test_closing_records_what_mailboxes_got_and_gives_back_what_waits(rig: Rig, box: Path) -> None:
-    gate = Gate(rig)
+async def test_closing_records_what_mailboxes_got_and_gives_back_what_waits(
+    rig: Rig, box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(rig, monkeypatch)
     messages = [await rig.arrive("chris@home.test") for _ in range(maildir.WRITERS + 1)]
     async with rig.running() as manager:
         await until(lambda: gate.begun == maildir.WRITERS)
@@ -436,8 +441,10 @@ async def test_closing_records_what_mailboxes_got_and_gives_back_what_waits(rig:
     assert len(messages_in(box)) == maildir.WRITERS
 
 
-async def test_closing_does_not_wait_for_a_disk_that_hangs(rig: Rig, box: Path) -> None:
-    gate = Gate(rig)
+async def test_closing_does_not_wait_for_a_disk_that_hangs(
+    rig: Rig, box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(rig, monkeypatch)
     message = await rig.arrive("chris@home.test")
     async with rig.running() as manager:
         await until(lambda: gate.begun == 1)

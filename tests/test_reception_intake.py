@@ -30,7 +30,7 @@ from relay.mail.rewrite import Canonical, Home
 from relay.mail.route import Refuse, TransportEntry
 from relay.mail.trace import HOP_LIMIT
 from relay.queue.errors import refusal
-from relay.queue.incoming import CHUNK_SIZE, SMALL_SIZE
+from relay.queue.incoming import BLOCK_SIZE, SMALL_SIZE
 from relay.queue.selection import Selection
 from relay.queue.store import Store
 from relay.reception.access import Access
@@ -39,14 +39,14 @@ from relay.reception.logins import Logins
 from relay.reception.server import Reception
 from tests.support import queue
 from tests.support.postfix_tables import make_pattern, parse_header_checks
-from tests.support.queue import NOW, content_of, opened, states
+from tests.support.queue import NOW, content_files, content_of, opened, states
 from tests.support.reception import LIMITS, NO_FILES, PLAIN, SETTINGS, Peer, connected, make_names
 
 HOME = Home("gw.test", frozenset({"gw.test"}), "+")
 CLIENT = Client("192.168.0.3", "pc.gw.test", "pc", "ESMTP")
 HEADER = b"From: a@gw.test\r\nDate: now\r\nMessage-ID: <1@pc>\r\nSubject: hello\r\n"
 CONTENT = HEADER + b"\r\nworld\r\n"
-LARGE_BODY = b"\r\n" + b"0123456789abcd\r\n" * (SMALL_SIZE + 3 * CHUNK_SIZE >> 4)
+LARGE_BODY = b"\r\n" + b"0123456789abcd\r\n" * (SMALL_SIZE + 3 * BLOCK_SIZE >> 4)
 MULTIPART = HEADER + b"Content-Type: multipart/mixed; boundary=b\r\n"
 TRANSPORT = {"gone.test": TransportEntry(Refuse(Reply(550, "5.1.2", "This domain is gone")))}
 CASES = Path(__file__).parent / "vectors/cases"
@@ -103,10 +103,7 @@ class Relay:
 
     async def is_empty(self) -> bool:
         """Whether neither a message nor content without one is in the queue."""
-        chunks = await self.store._writer.run(
-            lambda db: db.execute("SELECT count(*) FROM content").fetchone()
-        )
-        return not await self.messages() and chunks == (0,)
+        return not await self.messages() and not content_files(self.store.path)
 
 
 @asynccontextmanager
@@ -192,9 +189,8 @@ def break_queue(store: Store, is_broken: bool = True) -> None:
 
 
 def fill_disk(store: Store) -> None:
-    """Let the queue find the disk full as soon as it needs another page."""
-    (pages,) = store._writer._db.execute("PRAGMA page_count").fetchone()
-    store._writer._db.execute(f"PRAGMA max_page_count = {pages}")
+    """Let the queue miss its margin on the disk."""
+    store._room.margin = 2**60
 
 
 class TestRecipients:
@@ -453,8 +449,15 @@ class TestContent:
             relay.delivery.has_room = False
             assert (await relay.take()).code == 250
             assert relay.delivery.submitted == []
-            assert relay.delivery.woken == 1
+            assert relay.delivery.woken == 0
             assert len(await queue.claim(relay.store, NOW)) == 1
+
+    async def test_wakes_delivery_that_has_got_room_meanwhile(self, tmp_path: Path) -> None:
+        answers = iter([False, True])
+        async with relaying(tmp_path, has_room=lambda _: next(answers)) as relay:
+            assert (await relay.take()).code == 250
+            assert relay.delivery.submitted == []
+            assert relay.delivery.woken == 1
 
     @pytest.mark.parametrize(
         ("content", "is_8bit"),

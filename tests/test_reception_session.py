@@ -88,7 +88,6 @@ async def desk() -> AsyncIterator[Desk]:
     for line in desk.lines:
         await line.vanish()
     assert desk.shared.sessions == set()
-    assert desk.shared.unfinished == set()
     assert not desk.shared.limits._connections
 
 
@@ -472,10 +471,10 @@ async def test_a_client_that_vanishes_behind_the_final_dot_loses_nothing(desk: D
     await line.send(ENVELOPE + b"DATA\r\nx\r\n.\r\n")
     assert desk.intake.is_finishing.is_set()
     await line.vanish()
-    assert desk.shared.sessions == set()
-    assert len(desk.shared.unfinished) == 1
+    assert desk.shared.sessions == {line.session}
     desk.intake.may_finish.set()
-    await asyncio.wait(desk.shared.unfinished)
+    await line.session.wait_ended()
+    assert desk.shared.sessions == set()
     assert [message.content for message in desk.intake.messages] == [b"x\r\n"]
     assert desk.intake.aborted == 0
 
@@ -488,12 +487,10 @@ async def test_dropping_a_message_is_not_cut_short_either(desk: Desk) -> None:
     await line.wire.settle()
     assert desk.intake.was_aborted.is_set()
     await line.vanish()
-    assert desk.shared.sessions == set()
-    [task] = desk.shared.unfinished
+    assert desk.shared.sessions == {line.session}
     desk.intake.may_abort.set()
-    await asyncio.wait([task])
-    assert not task.cancelled()
-    await line.wire.settle()
+    await line.session.wait_ended()
+    assert desk.shared.sessions == set()
 
 
 async def test_what_arrives_while_the_client_is_sent_away_does_not_count(desk: Desk) -> None:

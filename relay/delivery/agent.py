@@ -118,7 +118,7 @@ class Agent:
         """Carry a transfer; ``pending`` is who was not reported yet, with what is known."""
         tried: set[str] = set()
         for sessions_left in reversed(range(SESSIONS_PER_ATTEMPT)):
-            rest = replace(transfer, recipients=tuple(pending))
+            rest = transfer if not tried else replace(transfer, recipients=tuple(pending))
             try:
                 attempts = await self._send(rest, tried)
             except asyncio.CancelledError:

@@ -108,7 +108,8 @@ class Departures:
             chunks=_break_lines(block, chunks),
             has_8bit_header=not block.isascii(),
         )
-        message = replace(message, envelope=envelope, body_is_8bit=is_8bit and not downgrades)
+        if envelope is not message.envelope or is_8bit:
+            message = replace(message, envelope=envelope, body_is_8bit=is_8bit and not downgrades)
         return await connection.transfer(message, content)
 
     async def _read_content(self, claim: Claim) -> AsyncIterator[bytes]:
@@ -130,7 +131,8 @@ def _for_the_wire(message: Message, recipients: tuple[Recipient, ...]) -> Envelo
     """Return the envelope of a transfer; whether the loss of a report is told is nobody else's business."""
     if message.is_report:
         recipients = tuple(replace(recipient, notify="") for recipient in recipients)
-    return replace(message.envelope, recipients=recipients)
+    envelope = message.envelope
+    return envelope if recipients == envelope.recipients else replace(envelope, recipients=recipients)
 
 
 async def _start_with(size: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

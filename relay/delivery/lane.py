@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 
 from relay import events
 from relay.delivery.agent import Agent, Endpoint, Report, Tools, Transfer
@@ -50,7 +49,7 @@ class Lane:
         self._alarm: asyncio.TimerHandle | None = None
         """Rings when the rate lets the next transfer leave."""
         self._workers: set[asyncio.Task[None]] = set()
-        self._idle: list[asyncio.Event] = []
+        self._idle: list[asyncio.Future[None]] = []
         """What wakes each worker that rests, keeping its connection, for lack of work."""
         self._failures = 0
         self._last_failure: Attempt | None = None
@@ -113,7 +112,7 @@ class Lane:
         while self._waiting:
             self._waiting.popleft().fail(None)
         while self._idle:
-            self._idle.pop().set()
+            self._wake_one()
         if self._workers:
             _, late = await asyncio.wait(self._workers, timeout=grace_seconds)
             for worker in late:
@@ -143,11 +142,16 @@ class Lane:
         self._set_alarm()
         for _ in range(self._ready()):
             if self._idle:
-                self._idle.pop().set()
+                self._wake_one()
             elif len(self._workers) < self._most_workers:
                 self._workers.add(asyncio.get_running_loop().create_task(self._work()))
             else:
                 break
+
+    def _wake_one(self) -> None:
+        alarm = self._idle.pop()
+        if not alarm.done():
+            alarm.set_result(None)
 
     def _set_alarm(self) -> None:
         delay = self._pace.delay(self._tools.now())
@@ -194,16 +198,18 @@ class Lane:
         if self._ready():
             return
         self._most_connections = self._allowed_connections
-        with suppress(TimeoutError):
-            async with asyncio.timeout(IDLE_SECONDS):
-                while not (self._ready() or self._is_closing):
-                    alarm = asyncio.Event()
-                    self._idle.append(alarm)
-                    try:
-                        await alarm.wait()
-                    finally:
-                        if alarm in self._idle:
-                            self._idle.remove(alarm)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + IDLE_SECONDS
+        while not (self._ready() or self._is_closing or loop.time() >= ends_at):
+            alarm: asyncio.Future[None] = loop.create_future()
+            timer = loop.call_at(ends_at, alarm.set_result, None)
+            self._idle.append(alarm)
+            try:
+                await alarm
+            finally:
+                timer.cancel()
+                if alarm in self._idle:
+                    self._idle.remove(alarm)
 
     # Health
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relay import events
@@ -26,6 +26,8 @@ IN_FLIGHT = 500
 """Messages in delivery at once, most of them waiting in a lane."""
 LOW_WATER = 250
 """When so few are left the queue is asked for more, so that a backlog is taken in batches."""
+MOST_CONTENT = 16 * 1024 * 1024
+"""Bytes of content that messages in delivery hold in memory; the rest is read from the queue when needed."""
 RECIPIENTS_PER_TRANSFER = 50
 """Recipients of one transaction (smtp_destination_recipient_limit)."""
 LONGEST_SLEEP = 3600.0
@@ -72,7 +74,28 @@ class Clock:
 Record = Callable[[Claim, Sequence[Outcome], Sequence[Outcome] | None], Awaitable[bool]]
 """Record new outcomes of a claim; with the whole pass as third argument when it is over, so that its reports
 go into the same transaction. True where there was one: it waits in the queue."""
-Results = asyncio.Queue[Mapping[Recipient, Attempt | None]]
+
+
+class Results:
+    """What is reported of the recipients of one pass, until it is taken; each is reported once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Recipient, Attempt | None] = {}
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, known: Mapping[Recipient, Attempt | None]) -> None:
+        """Report some recipients."""
+        self._known.update(known)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> dict[Recipient, Attempt | None]:
+        """Return all that was reported since the last time, waiting until there is something."""
+        if not self._known:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        known, self._known = self._known, {}
+        return known
 
 
 class Manager:
@@ -105,6 +128,8 @@ class Manager:
         self._maildirs = maildirs(self.wake)
         self._lanes: dict[NextHop, Lane] = {}
         self._passes: dict[int, asyncio.Task[None]] = {}
+        self._content = 0
+        """Bytes of content that the passes hold."""
         self._wake = asyncio.Event()
         self._wakes_at = 0.0
         self._turned_at = math.inf
@@ -230,18 +255,22 @@ class Manager:
         """Hand a claim to its lanes and follow it; they know how full they are when this returns."""
         if self._is_stopping:
             return
-        results: Results = asyncio.Queue()
+        if claim.content is not None and self._content + len(claim.content) > MOST_CONTENT:
+            claim = replace(claim, content=None)
+        results = Results()
         try:
-            turned_away = self._hand_out(claim, results.put_nowait)
+            turned_away = self._hand_out(claim, results.add)
         except Exception as error:
             events.failed(f"delivery of {claim.message.queue_id}", error)  # its retry is booked
             return
         task = asyncio.get_running_loop().create_task(self._follow(claim, results, turned_away))
         self._passes[claim.message.number] = task
+        self._content += len(claim.content or b"")
         task.add_done_callback(lambda done: self._finish(claim, done))
 
     def _finish(self, claim: Claim, task: asyncio.Task[None]) -> None:
         del self._passes[claim.message.number]
+        self._content -= len(claim.content or b"")
         if not task.cancelled() and (error := task.exception()) is not None:
             events.failed(f"delivery of {claim.message.queue_id}", error)
         if len(self._passes) == LOW_WATER - 1:
@@ -303,9 +332,7 @@ class Manager:
         outcomes: list[Outcome] = []
         given_up: list[int] = []
         while left:
-            known = dict(await results.get())
-            while not results.empty():
-                known.update(results.get_nowait())
+            known = await results.take()
             left -= len(known)
             given_up += [recipient.index for recipient, attempt in known.items() if attempt is None]
             fresh = self._judge(claim, known, started_at)

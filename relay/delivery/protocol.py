@@ -9,6 +9,7 @@ by one, in the order in which they came. Nothing here knows what a reply is abou
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl
 from typing import cast
@@ -109,7 +110,10 @@ class ReplyProtocol(SMTPProtocol):
     def __init__(self) -> None:
         super().__init__()
         self._replies = ReplyParser()
-        self._happened = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        self._deadline = math.inf
+        self._alarm: asyncio.TimerHandle | None = None
+        """Rings at the deadline or before: it is not set anew for each reply."""
 
     @property
     def has_unread(self) -> bool:
@@ -121,12 +125,14 @@ class ReplyProtocol(SMTPProtocol):
         self._replies.feed(data)
         if self._replies.unread > MAX_UNREAD:
             self.abort()
-        self._happened.set()
+        self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wake whoever reads or writes."""
         super().connection_lost(exc)
-        self._happened.set()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._wake()
 
     def take_response(self) -> SMTPResponse | None:
         """Return the next reply if it is there already."""
@@ -137,17 +143,11 @@ class ReplyProtocol(SMTPProtocol):
 
     async def read_response(self, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109 - overrides
         """Return the next reply. Raises SMTPServerDisconnected or SMTPReadTimeoutError where none comes."""
-        reply = self.take_response()
-        if reply is not None:
-            return reply
-        try:
-            async with asyncio.timeout(timeout):
-                while (reply := self.take_response()) is None:
-                    if self._connection_lost:
-                        raise SMTPServerDisconnected("connection lost")
-                    await self._next_event()
-        except TimeoutError as error:
-            raise SMTPReadTimeoutError("no reply in time") from error
+        deadline = math.inf if timeout is None else self._loop.time() + timeout
+        while (reply := self.take_response()) is None:
+            if self._connection_lost:
+                raise SMTPServerDisconnected("connection lost")
+            await self._next_event(deadline)
         return reply
 
     async def drain(self, seconds: float) -> None:
@@ -185,9 +185,35 @@ class ReplyProtocol(SMTPProtocol):
         if self.transport is not None:
             cast(asyncio.WriteTransport, self.transport).abort()
 
-    async def _next_event(self) -> None:
-        self._happened.clear()
-        await self._happened.wait()
+    async def _next_event(self, deadline: float = math.inf) -> None:
+        """Wait until something arrives or the connection is lost. Raises SMTPReadTimeoutError."""
+        self._waiter = self._loop.create_future()
+        self._deadline = deadline
+        self._set_alarm()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None and self._alarm.when() > self._deadline:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._alarm is None and self._deadline < math.inf:
+            self._alarm = self._loop.call_at(self._deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._set_alarm()
+        else:
+            self._waiter.set_exception(SMTPReadTimeoutError("no reply in time"))
 
 
 class DotStuffer:

@@ -76,10 +76,11 @@ class Recorder:
         settings: ReportSettings,
         warn_after: float,
         report_to: Callable[[Message], str],
-        expand: Callable[[str], tuple[str, ...]],
+        expand: Callable[[str, str], tuple[str, ...]],
         now: Callable[[], float],
     ) -> None:
-        """``report_to`` gives the address that is told about a message, ``expand`` those who get its mail.
+        """``report_to`` gives the address that is told about a message, ``expand`` those who get its mail
+        (address, "").
 
         ``warn_after`` is in seconds.
         """
@@ -199,7 +200,7 @@ class Recorder:
             message,
             original,
             self._settings,
-            recipients=self._expand(plan.to),
+            recipients=self._expand(plan.to, ""),
             number=number,
             now=now,
         )

@@ -107,8 +107,10 @@ class Transaction:
 
     def _mail_command(self, lines: dict[int, bytes]) -> bytes:
         envelope, content = self._message.envelope, self._content
+        if len(lines) < len(self._recipients):
+            envelope = replace(envelope, recipients=tuple(self._recipients[index] for index in lines))
         return commands.mail_command(
-            replace(envelope, recipients=tuple(self._recipients[index] for index in lines)),
+            envelope,
             content.size,
             is_8bit=envelope.is_8bitmime or self._message.body_is_8bit,
             has_8bit_header=content.has_8bit_header,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from relay.mail.reply import Reply
 HOUR = 3600.0
 MOST_CLIENTS = 10_000
 """Clients whose messages of the last hour are remembered."""
+MOST_ADDRESSES = 1000
+"""Addresses of which it is remembered whether they may send to anywhere."""
 
 _FURTHER_ROUTE = re.compile(r"[@%!]")
 _CONTAINER_MARKS = (".dockerenv", "run/.containerenv")
@@ -29,24 +32,28 @@ def plain_address(peer: str) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-@dataclass(frozen=True, slots=True)
 class Access:
     """Who may send mail to anywhere: clients in one of the ``networks``, save the ``gateway``."""
 
-    networks: tuple[Network, ...]
-    gateway: str = ""
-    """A container's default gateway where it is to be kept out, else ""."""
-    open_domains: frozenset[str] = frozenset()
-    """Folded domains that anyone may write to."""
+    def __init__(
+        self, networks: Sequence[Network], gateway: str = "", open_domains: Set[str] = frozenset()
+    ) -> None:
+        """``gateway`` is a container's default gateway where it is to be kept out, else "".
 
-    def may_relay(self, address: str) -> bool:
-        """Whether the client with this address may send mail to anywhere."""
-        client = ip_address(plain_address(address))
-        return str(client) != self.gateway and any(client in network for network in self.networks)
+        ``open_domains`` are the folded domains that anyone may write to.
+        """
+        self._networks = networks
+        self._gateway = gateway
+        self._open_domains = open_domains
+        self._is_near = lru_cache(maxsize=MOST_ADDRESSES)(self._look_up)
 
     def is_ours(self, client: Client) -> bool:
         """Whether a client may send mail to anywhere; whoever has logged in may."""
-        return client.user != "" or self.may_relay(client.address)
+        return client.user != "" or self._is_near(client.address)
+
+    def _look_up(self, address: str) -> bool:
+        client = ip_address(plain_address(address))
+        return str(client) != self._gateway and any(client in network for network in self._networks)
 
     def judge(self, client: Client, recipient: Recipient) -> Reply | None:
         """Return why a client may not send to a recipient, with the remedy; None where it may."""
@@ -54,7 +61,7 @@ class Access:
             return None
         address = client.address
         denial = f"<{quote_address(recipient.address)}>: relay access denied; your address is {address}"
-        if address == self.gateway:
+        if address == self._gateway:
             return Reply(
                 554,
                 "5.7.1",
@@ -77,8 +84,8 @@ class Access:
         """
         local, domain = split_address(fold(recipient))
         if not domain:
-            return bool(self.open_domains) and local == POSTMASTER
-        return domain in self.open_domains and not _FURTHER_ROUTE.search(local)
+            return bool(self._open_domains) and local == POSTMASTER
+        return domain in self._open_domains and not _FURTHER_ROUTE.search(local)
 
 
 def default_gateway(root: Path = Path("/")) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from asyncio import StreamReaderProtocol
 from collections.abc import Iterable
 
 from aiosmtpd.smtp import SMTP
@@ -40,7 +41,8 @@ class Connection(SMTP):
     line_length_limit = READ_SIZE  # here: how far asyncio reads ahead
 
     def __init__(self, hostname: str, idle_seconds: float) -> None:
-        super().__init__(None, hostname=hostname, timeout=idle_seconds, loop=asyncio.get_running_loop())
+        # The handler, in which aiosmtpd looks for hooks, is this: it names none.
+        super().__init__(self, hostname=hostname, timeout=idle_seconds, loop=asyncio.get_running_loop())
         self._idle_seconds = idle_seconds
         self._input = bytearray()
         self._replies: list[bytes] = []
@@ -69,8 +71,12 @@ class Connection(SMTP):
         """End the session (asyncio)."""
         if self._is_in_handshake:
             self._reader.feed_eof()  # what becomes of the session is the handshake's to say
-        else:
-            super().connection_lost(error)
+            return
+        assert self._timeout_handle
+        self._timeout_handle.cancel()
+        # Not aiosmtpd's, which would cancel the session: it ends by itself when it reads, so that a message
+        # which has come whole is stored even where its client does not wait (RFC 1047).
+        StreamReaderProtocol.connection_lost(self, error)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client (asyncio)."""
@@ -133,6 +139,8 @@ class Connection(SMTP):
     async def _flush(self) -> None:
         """Send the replies that have gathered, in one piece."""
         self._active_at = self.loop.time()
+        if self._writer.transport.is_closing():
+            raise ClientGoneError
         if self._replies:
             self._writer.write(b"".join(self._replies))
             self._replies.clear()
@@ -145,9 +153,10 @@ class Connection(SMTP):
             self._is_waiting = False
 
     def _hang_up(self, reply: Reply) -> None:
-        """Say a last word and close the connection."""
-        self._writer.write(reply.encode())
-        self._writer.close()
+        """Say a last word and close the connection, where it is open."""
+        if not self._writer.transport.is_closing():
+            self._writer.write(reply.encode())
+            self._writer.close()
 
     def _timeout_cb(self) -> None:
         silent_seconds = self.loop.time() - self._active_at

@@ -62,8 +62,8 @@ class Outlets:
     """The addresses that mail goes to: (address after rewriting, address as given)."""
     identity: Callable[[str], str]
     """What two addresses have in common that get one copy."""
-    route: Callable[[str], Route]
-    """The way to an address, a refusal where there is none."""
+    route: Callable[[str, str], Route]
+    """The way to an address for mail of a sender, a refusal where there is none."""
     verify: Callable[[str], Awaitable[Reply | None]]
     """Why the server that keeps the mailboxes refuses an address, None where it or nobody is to be asked."""
     has_room: Callable[[Envelope], bool]
@@ -128,7 +128,7 @@ class Intake:
         A mailbox server that can't be asked now is no reason for a client of ours, which may be too simple to
         try again; anybody else has to, as a later report to a made-up sender would hit a bystander.
         """
-        via = self.outlets.route(address).via
+        via = self.outlets.route(address, "").via
         if isinstance(via, Refuse):
             return via.reply
         reply = await self.outlets.verify(address)
@@ -299,8 +299,8 @@ class Arrival:
         events.accepted(message, self._client, self._message_id)
         if is_claimed:
             outlets.submit(Claim(message, content=self._incoming.small_content))
-        elif not is_held:
-            outlets.wake()
+        elif not is_held and outlets.has_room(message.envelope):
+            outlets.wake()  # no room before the commit, but now
 
     def _make_envelope(self) -> Envelope:
         """Return the envelope that is queued, each recipient once."""
@@ -322,7 +322,7 @@ class Arrival:
         It is not a failure that somebody is told of: the sender may be made up, and the mailbox has it.
         """
         is_again = fold(address) in self._delivered_to
-        return is_again and isinstance(self._outlets.route(address).via, Mailbox)
+        return is_again and isinstance(self._outlets.route(address, "").via, Mailbox)
 
     def _find_recipients(self) -> list[Recipient]:
         """Return the recipients after rewriting and the header checks (header_checks(5): BCC, REDIRECT)."""

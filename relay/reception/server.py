@@ -123,8 +123,8 @@ class Reception:
             session.abort()
         for session in sessions:
             await session.wait_ended()
-        if unfinished := self._shared.unfinished | self._shared.handshakes:
-            await asyncio.wait(unfinished)
+        if self._shared.handshakes:
+            await asyncio.wait(self._shared.handshakes)
 
     async def _listen(self, address: Address) -> None:
         """Serve who connects from now on as the address's listener says; the socket stays the same."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 from relay import events
 from relay.mail import commands
@@ -31,9 +31,6 @@ _FIXED_ANSWERS = {"NOOP": replies.OK, "QUIT": replies.GOODBYE}
 _FAILED_LOGINS = (replies.LOGIN_FAILED, replies.LOGIN_BARRED)
 """They are logged where they are judged."""
 _CLOSING_CODES = frozenset({221, 421, 521})
-
-
-T = TypeVar("T")
 
 
 class Session(Introduction):
@@ -109,11 +106,10 @@ class Session(Introduction):
             events.session_failed(self._client, error)
             self._hang_up(replies.FAILED)
         finally:
+            self._writer.close()
+            await self._drop_upload(replies.FAILED)
             self._shared.limits.leave(address)
             self._shared.sessions.discard(self)
-            self._writer.close()
-            if self._upload:
-                await self._see_through(self._upload.drop(replies.FAILED))
 
     async def _converse(self) -> None:
         reply = Reply(220, "", f"{self._settings.hostname} ESMTP relay")
@@ -290,21 +286,14 @@ class Session(Introduction):
         return Upload(self._intake.begin(client, envelope), client, self._settings.message_size)
 
     async def _finish(self, upload: Upload) -> Reply:
-        """Return the reply to a message. It is stored even where the client does not wait (RFC 1047)."""
+        """Return the reply to a message that has come whole."""
         self._verb = "END-OF-MESSAGE"
         self._upload = None
-        reply = await self._see_through(upload.finish())
+        reply = await upload.finish()
         if reply.is_positive:
             self._errors = self._idle_commands = 0
         await self._reset()
         return reply
-
-    async def _see_through(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await what must not be cut short when the client vanishes, which cancels the session."""
-        task = self.loop.create_task(work)
-        self._shared.unfinished.add(task)
-        task.add_done_callback(self._shared.unfinished.discard)
-        return await asyncio.shield(task)
 
     async def _answer_rset(self, argument: bytes) -> Reply:
         if argument:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from relay.config.model import Listen
 from relay.reception.access import ClientLimits
@@ -54,7 +54,5 @@ class Shared:
     """Those that are open."""
     handshakes: set[asyncio.Task[None]] = field(default_factory=set)
     """Of connections that will be sessions."""
-    unfinished: set[asyncio.Task[Any]] = field(default_factory=set)
-    """Messages that are being stored or dropped."""
     is_closing: bool = False
     """Whether nobody is served any more."""

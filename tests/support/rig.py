@@ -114,7 +114,7 @@ class Rig:
             ReportSettings("relay.test", self.clock.lifetime, self.postmaster),
             self.clock.warn_after,
             lambda message: message.envelope.reverse_path,
-            lambda address: (address,),
+            lambda address, _given: (address,),
             self.now,
         )
         rules = DepartureRules(Home("home.test"), Canonical(), (), self.postmaster)
