@@ -51,6 +51,7 @@ tls = "none"
 "e.test" = "discard"
 "f.test" = "error:"
 "g.test" = { via = "mx", internal = true }
+".h.test" = "mx"
 [sender_relayhost]
 "@gmail.com" = "gmail"
 '"a b"@x.test' = "office"
@@ -128,6 +129,7 @@ def test_smarthosts_are_shown_by_name() -> None:
         "e.test": "discard",
         "f.test": "error:5.1.1 Mail for this address is not accepted here",
         "g.test": {"via": "mx", "internal": True},
+        ".h.test": "mx",
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import relay
 from relay.config.problems import ConfigError
 
-COMMANDS = ("serve", "check", "queue", "send", "healthcheck", "login", "passwd")
+COMMANDS = ("serve", "check", "doctor", "queue", "send", "healthcheck", "login", "passwd", "import-postfix")
 """Modules of ``relay.cli`` whose ``add_parser`` sets ``run``; only the one in use is imported."""
 
 SENDMAIL = {"sendmail": [], "mailq": ["-bp"], "newaliases": ["-bi"]}
@@ -74,5 +74,5 @@ def _build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     named = [name for name in COMMANDS if name in arguments[:1]]
     for name in named or COMMANDS:
-        import_module(f"relay.cli.{name}").add_parser(subparsers)
+        import_module(f"relay.cli.{name.replace('-', '_')}").add_parser(subparsers)
     return parser

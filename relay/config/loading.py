@@ -21,7 +21,7 @@ from relay.config.house import (
 )
 from relay.config.listeners import read_listener_tls, read_listeners, read_users
 from relay.config.model import Access, Config, Dns, Limits, Local, Log, Network, Queue, Rewrite
-from relay.config.problems import ConfigError, Problems, describe_toml_error
+from relay.config.problems import ConfigError, KeyPath, Problems, describe_toml_error
 from relay.config.routes import parse_relayhost, read_sender_relayhost, read_transport
 from relay.config.sections import Section
 from relay.config.smarthosts import read_smarthosts
@@ -40,7 +40,7 @@ from relay.config.values import (
 from relay.mail.address import join_address
 from relay.mail.rewrite import Home
 
-__all__ = ["ConfigError", "find_config", "load_config", "parse_config"]
+__all__ = ["ConfigError", "find_config", "find_problems", "load_config", "parse_config"]
 
 USUAL_PATHS = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
 FALLBACK_HOSTNAME = "relay.localdomain"
@@ -86,6 +86,15 @@ def parse_config(text: str, *, machine_name: str, file: str = "relay.toml", fold
     config = _read_config(Section(problems, (), document), machine_name)
     problems.raise_any()
     return config
+
+
+def find_problems(
+    document: Mapping[str, object], *, machine_name: str, folder: Path = Path()
+) -> tuple[tuple[KeyPath, str], ...]:
+    """Return the path of each wrong value of a TOML document that is not written yet, and why it is wrong."""
+    problems = Problems("relay.toml", "", folder)
+    _read_config(Section(problems, (), document), machine_name)
+    return problems.found
 
 
 def choose_hostname(machine_name: str) -> str:

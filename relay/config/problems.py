@@ -47,6 +47,11 @@ class Problems:
         """Note that the value at ``path`` is wrong."""
         self._found.append((path, message))
 
+    @property
+    def found(self) -> tuple[tuple[KeyPath, str], ...]:
+        """What was noted: the path of each wrong value, and why it is wrong."""
+        return tuple(self._found)
+
     def raise_any(self) -> None:
         """Raise ConfigError, in the order of the file, if anything was noted."""
         if not self._found:

@@ -32,7 +32,8 @@ def render(config: Config) -> Table:
         "users": dict.fromkeys(config.users, HIDDEN),
         "smarthost": {name: _render_smarthost(smarthost) for name, smarthost in config.smarthost.items()},
         "transport": {
-            quote_address(key): _render_transport(entry) for key, entry in config.transport.items()
+            quote_address(key) if "@" in key else key: _render_transport(entry)
+            for key, entry in config.transport.items()
         },
         "sender_relayhost": {
             _quote(key): _render_next_hop(hop) for key, hop in config.sender_relayhost.items()

@@ -1,0 +1,1 @@
+"""From the files of a Postfix to relay.toml: ``relay import-postfix``."""

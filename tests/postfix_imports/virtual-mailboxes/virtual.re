@@ -1,0 +1,1 @@
+/^anna\+.*@/ anna@club.example
