@@ -265,14 +265,15 @@ async def test_what_is_fresh_while_its_next_hop_is_down_waits_for_the_probe(
 async def test_a_message_beyond_the_room_stays_in_the_queue(
     rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(managers, "IN_FLIGHT", 2)
+    monkeypatch.setattr(managers, "IN_FLIGHT", 6)  # a lone lane gets a third
     monkeypatch.setattr(managers, "LOW_WATER", 1)
     monkeypatch.setattr(managers, "SHORTEST_SLEEP", 0.01)
     release = asyncio.Event()
     server.script = Script().but(DOT=[(Wait(release), b"250 taken\r\n")])
     await rig.arrive_many(6)
     async with rig.running() as manager:
-        await until(lambda: len(manager._passes) == 2)
+        await until(lambda: len(manager._passes) == 2 and manager._is_crowded)
+        await settle()
         assert not manager.has_room(Envelope("", (Recipient("a@dest.test"),)))
         claims = rig.store.claims
         await asyncio.sleep(0.05)

@@ -72,6 +72,11 @@ class Lane:
             and (not self._failures or now >= self.blocked_until + FORGET_SECONDS)
         )
 
+    @property
+    def held(self) -> int:
+        """The number of transfers that wait here or are under way."""
+        return len(self._waiting) + len(self._workers) - len(self._idle)
+
     def room(self, now: float) -> int:
         """Return how many more messages the lane takes; after a 0, ``changed`` is called when it takes some.
 

@@ -133,6 +133,8 @@ class Manager:
         self._wake = asyncio.Event()
         self._wakes_at = 0.0
         self._turned_at = math.inf
+        self._is_crowded = False
+        """Whether a lane was given no room for the sake of the others: a pass that ends may make some."""
         self._is_stopping = False
 
     def has_room(self, envelope: Envelope) -> bool:
@@ -237,14 +239,33 @@ class Manager:
         self._lanes = {hop: lane for hop, lane in self._lanes.items() if not lane.is_disposable(now)}
         caps = {MAILDIR: self._maildirs.room()}
         for next_hop, lane in self._lanes.items():
-            caps[next_hop.key] = min(lane.room(now), caps.get(next_hop.key, IN_FLIGHT))
+            caps[next_hop.key] = min(self._room(lane, now), caps.get(next_hop.key, IN_FLIGHT))
         return caps
 
     def _via_has_room(self, via: NextHop | Mailbox | Discard | Refuse, now: float) -> bool:
         if isinstance(via, Mailbox):
             return self._maildirs.room() > 0
         lane = self._lanes.get(via) if isinstance(via, NextHop) else None
-        return lane is None or lane.is_blocked(now) or lane.room(now) > 0
+        return lane is None or lane.is_blocked(now) or self._room(lane, now) > 0
+
+    def _room(self, lane: Lane, now: float) -> int:
+        """Return how many more messages a lane takes."""
+        return min(lane.room(now), self._share(lane))
+
+    def _has_place(self, lane: Lane) -> bool:
+        """Whether a lane may be given a message; one that is blocked gives it back at once."""
+        return lane.is_blocked(self._now()) or self._share(lane) > 0
+
+    def _share(self, lane: Lane) -> int:
+        """Return how many more messages a lane may hold, so that those that hang leave places to the others.
+
+        That is half as many as there are free places (a dynamic threshold): however many lanes fill up, some
+        places stay free, and a lane without any message gets one.
+        """
+        free = IN_FLIGHT - len(self._passes)
+        share = max(free // 2 - lane.held, 0 if lane.held else 1)
+        self._is_crowded = self._is_crowded or share == 0
+        return share
 
     def _probe_at(self, failures: int, now: float) -> float:
         return lifecycle.next_attempt_at(self._clock.retry, failures, now, failures)
@@ -253,8 +274,8 @@ class Manager:
 
     def _start(self, claim: Claim) -> None:
         """Hand a claim to its lanes and follow it; they know how full they are when this returns."""
-        if self._is_stopping:
-            return
+        if self._is_stopping or claim.message.number in self._passes:
+            return  # the latter where its first retry was due before its commit was over
         if claim.content is not None and self._content + len(claim.content) > MOST_CONTENT:
             claim = replace(claim, content=None)
         results = Results()
@@ -273,7 +294,8 @@ class Manager:
         self._content -= len(claim.content or b"")
         if not task.cancelled() and (error := task.exception()) is not None:
             events.failed(f"delivery of {claim.message.queue_id}", error)
-        if len(self._passes) == LOW_WATER - 1:
+        if self._is_crowded or len(self._passes) == LOW_WATER - 1:
+            self._is_crowded = False
             self.wake()
 
     def _hand_out(self, claim: Claim, report: Report) -> list[Outcome]:
@@ -285,7 +307,8 @@ class Manager:
                     lane = self._lane(next_hop)
                     for start in range(0, len(recipients), RECIPIENTS_PER_TRANSFER):
                         some = tuple(recipients[start : start + RECIPIENTS_PER_TRANSFER])
-                        if not lane.submit(Transfer(claim, some, route.internal, report)):
+                        transfer = Transfer(claim, some, route.internal, report)
+                        if not (self._has_place(lane) and lane.submit(transfer)):
                             turned_away += self._turn_away(claim, some, next_hop.key)
                 case Mailbox() as mailbox:
                     copies = Transfer(claim, tuple(recipients), route.internal, report)

@@ -55,6 +55,8 @@ class Transaction:
         """What is known of each recipient by now."""
         self._accepted: list[int] = []
         """The recipients that the server took at RCPT, in their order."""
+        self._has_others = False
+        """Whether the server took a recipient that has a verdict already: it would get what is sent."""
         self._is_dot_sent = False
         self.has_begun = False
         """Whether the server replied to MAIL."""
@@ -141,6 +143,7 @@ class Transaction:
         self._dialogue.enter("sending RCPT TO", "RCPT TO")
         reply = await self._ask(line, self._timeouts.rcpt)
         if self.attempts[index] is not None:
+            self._has_others = self._has_others or reply.is_positive
             return
         if reply.is_positive:
             self._accepted.append(index)
@@ -168,9 +171,10 @@ class Transaction:
     async def _send_nothing(self) -> None:
         """End an empty content: DATA was let through without a recipient (RFC 2920 section 3.1).
 
-        An LMTP server that does so may reply to its end or not: hanging up is what both kinds understand.
+        An LMTP server that does so may reply to its end or not: hanging up is what both kinds understand. So
+        does a server that refused MAIL and took recipients all the same: they would get an empty message.
         """
-        if self._is_lmtp:
+        if self._is_lmtp or self._has_others:
             self._protocol.abort()
             return
         self._protocol.write(b"\r\n.\r\n")

@@ -293,7 +293,7 @@ class Arrival:
         message = self.describe(size=self._size, header_size=self._header_size)
         is_held = self._inspection.is_held
         is_claimed = not is_held and outlets.has_room(message.envelope)
-        retry_at = outlets.retry_at(self._number, self._received_at) if is_claimed else None
+        retry_at = outlets.retry_at(self._number, outlets.now()) if is_claimed else None
         await self._incoming.commit(message, retry_at=retry_at, is_held=is_held)
         self._is_stored = True
         events.accepted(message, self._client, self._message_id)

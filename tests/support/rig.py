@@ -31,7 +31,7 @@ SETTINGS = ClientSettings("helo.test", "relay.test", Timeouts(quit=1.0))
 
 
 class ServerAt(ScriptedServer):
-    """A scripted server at one address of the loopback network, and at a given port."""
+    """A scripted server at one address of the loopback network, and at a given port; 0 takes a free one."""
 
     def __init__(self, address: str, port: int, script: Script | None = None) -> None:
         super().__init__(script)
@@ -40,6 +40,7 @@ class ServerAt(ScriptedServer):
 
     async def __aenter__(self) -> ServerAt:
         self._server = await asyncio.start_server(self._start, self._address, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
 

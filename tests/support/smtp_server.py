@@ -1,9 +1,10 @@
 """A scripted SMTP or LMTP server on a real socket: behaviour is data, what it received is kept to the byte.
 
 A *step* says what the server does at one point of the dialogue: ``bytes`` are sent as they stand, ``DROP``,
-``RESET`` and ``HANG`` are what their names say, ``Wait(event)`` waits, a tuple is several of these in a row,
-and a list holds one step for each time the point is reached, the last one for all later times. A callable
-gets the command line and returns a step. A client that says LHLO gets LMTP (RFC 2033).
+``RESET``, ``HANG`` and ``LISTEN`` are what their names say, ``Wait(event)`` waits, ``Endless(line)`` never
+stops talking, a tuple is several of these in a row, and a list holds one step for each time the point is
+reached, the last one for all later times. A callable gets the command line and returns a step. A client that
+says LHLO gets LMTP (RFC 2033).
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ class Do(Enum):
     """Say nothing more; read on until the client is gone."""
     TLS = auto()
     """Begin the TLS handshake."""
+    LISTEN = auto()
+    """Read what the client says next, and take no notice."""
 
 
-DROP, RESET, HANG, TLS = Do.DROP, Do.RESET, Do.HANG, Do.TLS
+DROP, RESET, HANG, TLS, LISTEN = Do.DROP, Do.RESET, Do.HANG, Do.TLS, Do.LISTEN
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,15 @@ class Wait:
     event: asyncio.Event
 
 
+@dataclass(frozen=True)
+class Endless:
+    """Send a line again and again until the client is gone."""
+
+    line: bytes
+
+
 # Steps nest, which mypy wants spelled out.
-Step = bytes | Do | Wait | tuple["Step", ...] | list["Step"] | Callable[[bytes], "Step"]
+Step = bytes | Do | Wait | Endless | tuple["Step", ...] | list["Step"] | Callable[[bytes], "Step"]
 
 EHLO = b"250-mx.test\r\n250-PIPELINING\r\n250-SIZE 1000000\r\n250-8BITMIME\r\n250-DSN\r\n250 SMTPUTF8\r\n"
 NO_PIPELINING = EHLO.replace(b"250-PIPELINING\r\n", b"")
@@ -105,6 +115,8 @@ class Session:
     """Every byte that arrived, after decryption."""
     contents: list[bytes] = field(default_factory=list)
     """Whole contents as they came: dots stuffed, without the final dot line."""
+    acknowledged: list[tuple[str, bytes]] = field(default_factory=list)
+    """Each recipient whose content was replied to with 2xx, and that content as it came."""
     partial: bytes | None = None
     """The content that was cut short by the end of the session."""
     is_encrypted: bool = False
@@ -162,6 +174,10 @@ class ScriptedServer:
         """Wait until a point of the dialogue has been reached (a verb, ``BODY``, ``DOT``, ``greeting``)."""
         await self.reached.setdefault(point, asyncio.Event()).wait()
 
+    def has_reached(self, point: str) -> bool:
+        """Whether a point of the dialogue has been reached."""
+        return point in self.reached and self.reached[point].is_set()
+
     async def wait_ended(self) -> None:
         """Wait until all sessions so far are over."""
         for session in self.sessions:
@@ -196,9 +212,18 @@ class ScriptedServer:
 
     @property
     def tls(self) -> ssl.SSLContext:
-        """The context of the handshake."""
+        """The context of the handshake; another one may be set."""
         assert self._tls is not None
         return self._tls
+
+    @tls.setter
+    def tls(self, context: ssl.SSLContext) -> None:
+        self._tls = context
+
+    @property
+    def acknowledged(self) -> list[tuple[str, bytes]]:
+        """What all sessions acknowledged."""
+        return [one for session in self.sessions for one in session.acknowledged]
 
 
 class _Dialogue:
@@ -215,9 +240,10 @@ class _Dialogue:
         self._writer = writer
         self._buffer = bytearray()
         self._kept: list[bytes] | None = None
-        self._last_code = b""
+        self._said = bytearray()
+        """What was sent at this point of the dialogue."""
         self._is_lmtp = False
-        self._taken = 0
+        self._taken: list[str] = []
         """Recipients of the transaction."""
 
     async def run(self) -> None:
@@ -229,14 +255,15 @@ class _Dialogue:
             if self._server.script.is_group_awaited and verb == "MAIL":
                 self._kept = []
             self._is_lmtp = self._is_lmtp or verb == "LHLO"
+            self._said.clear()
             await self._perform(self._server.step(verb), line)
             if verb in {"MAIL", "RSET"}:
-                self._taken = 0
-            if verb == "RCPT" and self._last_code.startswith(b"2"):
-                self._taken += 1
+                self._taken.clear()
+            if verb == "RCPT" and self._replied(b"2"):
+                self._taken.append(line.partition(b"<")[2].partition(b">")[0].decode("latin-1"))
             if verb == "DATA":
                 await self._release()
-                if self._last_code.startswith(b"3"):
+                if self._replied(b"3"):
                     await self._read_content()
 
     async def _perform(self, step: Step, line: bytes) -> None:
@@ -248,6 +275,9 @@ class _Dialogue:
                     await self._perform(part, line)
             case Wait(event):
                 await event.wait()
+            case Endless(line=again):
+                while True:
+                    await self._say(again * 100)
             case Do():
                 await self._do(step)
             case _:
@@ -255,12 +285,18 @@ class _Dialogue:
                 await self._perform(step(line), line)
 
     async def _say(self, data: bytes) -> None:
-        self._last_code = data[:3]
+        self._said += data
         if self._kept is not None:
             self._kept.append(data)
             return
         self._writer.write(data)
         await self._writer.drain()
+
+    def _replied(self, digit: bytes) -> bool:
+        """Whether the first reply that was sent at this point, whole or endless, has such a code."""
+        lines = bytes(self._said).split(b"\n")[:-1]
+        ends = [line for line in lines if line[:3].isdigit() and line[3:4] != b"-"]
+        return (ends or lines or [b""])[0].startswith(digit)
 
     async def _release(self) -> None:
         if self._kept is not None:
@@ -272,6 +308,9 @@ class _Dialogue:
         if action is TLS:
             await self._writer.start_tls(self._server.tls)
             self._session.is_encrypted = True
+            return
+        if action is LISTEN:
+            await self._reader.read(65536)
             return
         if action is HANG:
             while data := await self._reader.read(65536):
@@ -313,7 +352,13 @@ class _Dialogue:
             self._session.partial = bytes(self._buffer)
             raise
         end = 0 if self._buffer.startswith(b".\r\n") else self._buffer.find(b"\r\n.\r\n") + 2
-        self._session.contents.append(bytes(self._buffer[:end]))
+        content = bytes(self._buffer[:end])
+        self._session.contents.append(content)
         del self._buffer[: end + 3]
-        for _ in range(self._taken if self._is_lmtp else 1):
-            await self._perform(self._server.step("DOT"), b".")
+        for recipients in [[one] for one in self._taken] if self._is_lmtp else [self._taken]:
+            self._said.clear()
+            try:
+                await self._perform(self._server.step("DOT"), b".")
+            finally:
+                if self._replied(b"2"):
+                    self._session.acknowledged += [(recipient, content) for recipient in recipients]

@@ -21,7 +21,7 @@ def is_whole() -> bool:
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Figure:
-    """Return what keeps a figure of this trial, for docs/reliability.md, where TORTURE_FIGURES names a file."""
+    """Return what keeps a figure of this trial where TORTURE_FIGURES names a file."""
 
     def keep(area: str, what: str, value: int | float | str) -> None:
         path = os.environ.get("TORTURE_FIGURES")
