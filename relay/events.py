@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TextIO
 
 from relay.config.model import Log
@@ -151,6 +151,23 @@ def started(version: str, addresses: str, queue: str) -> None:
         version=version,
         addresses=addresses,
         queue=queue,
+    )
+
+
+def configured(changes: Sequence[str]) -> None:
+    """A changed configuration is in force."""
+    names = ", ".join(changes) or "nothing"
+    _emit(logging.INFO, "configured", "relay.toml is applied; changed: %(changes)s", changes=names)
+
+
+def configuration_rejected(problems: Sequence[str]) -> None:
+    """A changed configuration has errors, and the one before it stays in force."""
+    text = "; ".join(problems)
+    _emit(
+        logging.WARNING,
+        "configuration_rejected",
+        "the changed relay.toml is not applied, the relay goes on as before: %(problems)s",
+        problems=text,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.delivery.reports import Recorder
+from relay.delivery.reports import Recorder, Reporting
 from relay.mail.attempt import Attempt, Claim, Outcome, State
 from relay.mail.dsn import ReportSettings
 from relay.mail.envelope import Message, Recipient
@@ -31,14 +31,10 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 def recorder(store: Store, now: float = NOW, postmaster: str = "postmaster@free.fr") -> Recorder:
     settings = ReportSettings("relay.test", 5 * 86400.0, postmaster)
-    return Recorder(
-        store,
-        settings,
-        LATE,
-        lambda message: message.envelope.reverse_path,
-        lambda to, _given: (to,),
-        lambda: now,
+    reporting = Reporting(
+        settings, LATE, lambda message: message.envelope.reverse_path, lambda to, _given: (to,)
     )
+    return Recorder(store, reporting, lambda: now)
 
 
 def outcome(message: Message, attempt: Attempt, index: int = 0) -> Outcome:

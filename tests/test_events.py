@@ -59,6 +59,8 @@ def every_event(text: str) -> list[Call]:
     error = ValueError(text)
     return [
         (events.started, (text, text, text)),
+        (events.configured, ([text, text],)),
+        (events.configuration_rejected, ([text, text],)),
         (events.stopping, (text,)),
         (events.stopped, ()),
         (events.listener_waits, (text, text)),

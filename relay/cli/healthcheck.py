@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from relay.cli.control import request
-from relay.cli.options import add_config_option, load_chosen_config
+from relay.cli.options import add_config_option, find_queue
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
@@ -24,8 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _healthcheck(args: argparse.Namespace) -> int:
-    config = load_chosen_config(args)
-    reply = request(config.queue.path, {"command": "ping"})
+    reply = request(find_queue(args), {"command": "ping"})
     for problem in reply.get("problems", ()):
         print(f"degraded: {problem}")
     return 0 if reply["ok"] else 1

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relay.cli.options import add_config_option, load_chosen_config
+from relay.cli.options import add_config_option, find_queue
 from relay.queue.control import NotRunningError, perform, request
 from relay.queue.errors import QueueError
 from relay.queue.store import Store
@@ -78,7 +78,7 @@ def _address(text: str) -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    path = load_chosen_config(args).queue.path
+    path = find_queue(args)
     if args.json:
         print(json.dumps(list(_messages(path, args)), indent=2))
         return 0
@@ -96,7 +96,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    message = _ask(load_chosen_config(args).queue.path, {"command": "show", "id": args.id})["message"]
+    message = _ask(find_queue(args), {"command": "show", "id": args.id})["message"]
     if args.json:
         print(json.dumps(message, indent=2))
         return 0
@@ -110,7 +110,7 @@ def _act(args: argparse.Namespace) -> int:
     chosen = _selection(args)
     if chosen == _EVERYTHING and not args.all:
         args.usage_error("say which messages: queue ids, --to, --from or --all")
-    reply = _ask(load_chosen_config(args).queue.path, {"command": args.command, **chosen})
+    reply = _ask(find_queue(args), {"command": args.command, **chosen})
     if args.json:
         print(json.dumps(reply, indent=2))
     else:

@@ -9,7 +9,6 @@ import os
 import pwd
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from relay.cli.drop import Drop, TooLargeError
+from relay.config.lenient import read_queue
 from relay.config.loading import USUAL_PATHS, load_config
-from relay.config.model import Config, Queue
+from relay.config.model import Config
 from relay.config.problems import ConfigError
 from relay.mail.address import quote_address
 from relay.mail.envelope import Envelope, Recipient
@@ -45,7 +45,6 @@ HEADER_LIMIT = 1024 * 1024
 
 _OPTIONS = "A:B:C:EF:GIL:N:O:R:UV:X:b:ce:f:h:imno:p:r:tvx"
 _NOTIFY = re.compile(r"never|(?:success|failure|delay)(?:,(?:success|failure|delay))*", re.IGNORECASE)
-_QUEUE_TABLE = re.compile(r"(?ms)^[ \t]*\[queue\][^\n]*\n(.*?)(?=^[ \t]*\[|\Z)")
 _HIDDEN_FROM = re.compile(rb">?From [^\n]*\n")
 
 
@@ -180,31 +179,13 @@ def find_settings() -> tuple[Path, int]:
     try:
         config = load_config(found, os.environ) if found.exists() else Config()
     except (ConfigError, OSError):
-        config = _read_leniently(found)
+        config = Config(queue=read_queue(found))
     return config.queue.maildrop, config.limits.message_size
 
 
 def _find_config() -> Path:
     """Return the file that counts for whoever sends; one in the present folder could be anybody's."""
     return Path(os.environ.get("RELAY_CONFIG") or USUAL_PATHS[-1])
-
-
-def _read_leniently(found: Path) -> Config:
-    try:
-        path = _read_queue_table(found.read_text(encoding="utf-8-sig"))["path"]
-        return Config(queue=Queue(path=found.absolute().parent / path))
-    except (OSError, ValueError, KeyError, TypeError):
-        return Config()
-
-
-def _read_queue_table(text: str) -> dict[str, str]:
-    """Return the table [queue] of a file, the rest of which may be broken. Raises ValueError and KeyError."""
-    try:
-        table: dict[str, str] = tomllib.loads(text)["queue"]
-    except tomllib.TOMLDecodeError:
-        found = _QUEUE_TABLE.search(text)
-        table = tomllib.loads(found[1]) if found else {}
-    return table
 
 
 def _submit(request: Request, source: BinaryIO) -> int:

@@ -78,6 +78,8 @@ class Agent:
         """``on_session`` is called when a server has opened a session."""
         self.connection: Connection | None = None
         """The session that goes on."""
+        self.generation = 0
+        """That of its lane's connections to which it belongs."""
         self._next_hop = next_hop
         self._tools = tools
         self._on_session = on_session

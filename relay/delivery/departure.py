@@ -70,6 +70,10 @@ class Departures:
         self._rules = rules
         self._read = read
 
+    def configure(self, rules: DepartureRules) -> None:
+        """Follow a changed configuration from the next transfer on."""
+        self._rules = rules
+
     async def send(self, connection: Connection, transfer: Transfer) -> list[Attempt]:
         """Return one attempt per recipient of the transfer. Raises ContentError.
 

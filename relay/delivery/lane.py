@@ -57,6 +57,8 @@ class Lane:
         self._allowed_connections = next_hop.connections or CONNECTIONS
         self._most_connections = self._allowed_connections
         self._has_turned_away = False
+        self._generation = 0
+        """Counts how often all connections were to be renewed."""
         self._is_closing = False
 
     def is_blocked(self, now: float) -> bool:
@@ -110,6 +112,12 @@ class Lane:
     def probe_now(self) -> None:
         """Forget how long the next hop is to be left alone: the next transfer may try."""
         self.blocked_until = 0.0
+
+    def renew(self) -> None:
+        """Leave the connections that are open: each when its transfer is done."""
+        self._generation += 1
+        while self._idle:
+            self._wake_one()
 
     async def close(self, grace_seconds: float) -> None:
         """Give up what waits, let what has begun finish within the grace, then abort it."""
@@ -185,11 +193,14 @@ class Lane:
     async def _next_transfer(self, agent: Agent) -> Transfer | None:
         """Return the next transfer, waiting a little for one where a connection would be lost otherwise."""
         if agent.connection is not None:
-            await self._rest()
+            await self._rest(agent)
+            if agent.generation != self._generation:
+                await agent.leave()
         elif len(self._workers) > self._most_workers:
             return None
         if not self._ready():
             return None
+        agent.generation = self._generation
         transfer = self._waiting.popleft()
         self._pace.note(self._tools.now())
         self._set_alarm()
@@ -198,14 +209,16 @@ class Lane:
             self._tools.changed()
         return transfer
 
-    async def _rest(self) -> None:
-        """Wait until a transfer may leave, or for as long as a connection is kept without."""
+    async def _rest(self, agent: Agent) -> None:
+        """Wait until a transfer may leave, or for as long as the agent's connection is kept without."""
         if self._ready():
             return
         self._most_connections = self._allowed_connections
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + IDLE_SECONDS
         while not (self._ready() or self._is_closing or loop.time() >= ends_at):
+            if agent.generation != self._generation:
+                break
             alarm: asyncio.Future[None] = loop.create_future()
             timer = loop.call_at(ends_at, alarm.set_result, None)
             self._idle.append(alarm)

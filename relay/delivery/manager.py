@@ -137,6 +137,16 @@ class Manager:
         """Whether a lane was given no room for the sake of the others: a pass that ends may make some."""
         self._is_stopping = False
 
+    def configure(self, clock: Clock, *, has_postmaster: bool) -> None:
+        """Follow a changed configuration from the next outcome on."""
+        self._clock = clock
+        self._has_postmaster = has_postmaster
+
+    def renew_connections(self) -> None:
+        """Begin all further transfers over new connections: accounts or routes may be others."""
+        for lane in self._lanes.values():
+            lane.renew()
+
     def has_room(self, envelope: Envelope) -> bool:
         """Whether a message that arrives now may go to its lanes without being read back from the queue."""
         if len(self._passes) >= IN_FLIGHT or self._is_stopping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from relay import events
@@ -67,29 +68,30 @@ class Queue(Protocol):
     ) -> Sequence[int]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """Who is told what."""
+
+    settings: ReportSettings
+    warn_after: float
+    """Seconds after which a sender is told that a message is late."""
+    report_to: Callable[[Message], str]
+    """Gives the address that is told about a message."""
+    expand: Callable[[str, str], tuple[str, ...]]
+    """Gives those who get the mail for an address: (address, "")."""
+
+
 class Recorder:
     """Writes outcomes to the queue, and to whoever must hear of them."""
 
-    def __init__(
-        self,
-        queue: Queue,
-        settings: ReportSettings,
-        warn_after: float,
-        report_to: Callable[[Message], str],
-        expand: Callable[[str, str], tuple[str, ...]],
-        now: Callable[[], float],
-    ) -> None:
-        """``report_to`` gives the address that is told about a message, ``expand`` those who get its mail
-        (address, "").
-
-        ``warn_after`` is in seconds.
-        """
+    def __init__(self, queue: Queue, reporting: Reporting, now: Callable[[], float]) -> None:
         self._queue = queue
-        self._settings = settings
-        self._warn_after = warn_after
-        self._report_to = report_to
-        self._expand = expand
+        self._reporting = reporting
         self._now = now
+
+    def configure(self, reporting: Reporting) -> None:
+        """Follow a changed configuration."""
+        self._reporting = reporting
 
     async def record(
         self, claim: Claim, outcomes: Sequence[Outcome], whole_pass: Sequence[Outcome] | None
@@ -105,7 +107,7 @@ class Recorder:
             return False
         is_late = (
             not claim.is_warned
-            and lifecycle.is_late(message, self._now(), self._warn_after)
+            and lifecycle.is_late(message, self._now(), self._reporting.warn_after)
             and any(outcome.state is State.DEFERRED for outcome in whole_pass)
         )
         if is_late:
@@ -157,7 +159,7 @@ class Recorder:
             Outcome(message.number, recipient.index, State.BOUNCED, Attempt(reply, Scope.MESSAGE))
             for recipient in message.envelope.recipients
         ]
-        to, postmaster = self._report_to(message), self._settings.postmaster
+        to, postmaster = self._reporting.report_to(message), self._reporting.settings.postmaster
         plans = plan_reports(message, outcomes, to=to, postmaster=postmaster, is_late=False)
         reports = [self._build(plan, message, original) for plan in plans]
         await self._queue.record((), reports=reports)
@@ -170,8 +172,8 @@ class Recorder:
         plans = plan_reports(
             message,
             whole_pass,
-            to=self._report_to(message),
-            postmaster=self._settings.postmaster,
+            to=self._reporting.report_to(message),
+            postmaster=self._reporting.settings.postmaster,
             is_late=is_late,
         )
         reports = [
@@ -199,8 +201,8 @@ class Recorder:
             plan,
             message,
             original,
-            self._settings,
-            recipients=self._expand(plan.to, ""),
+            self._reporting.settings,
+            recipients=self._reporting.expand(plan.to, ""),
             number=number,
             now=now,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -14,9 +13,7 @@ from pathlib import Path
 
 import relay
 from relay.config.model import Config
-from relay.delivery.agent import Endpoint
 from relay.delivery.client import ClientSettings
-from relay.delivery.login import Account
 from relay.doctor import (
     address,
     blocklists,
@@ -32,16 +29,15 @@ from relay.doctor.background import in_thread
 from relay.doctor.finding import UNCHECKED, Finding
 from relay.doctor.lookup import Ask, Lookup
 from relay.doctor.service import Waiting
-from relay.doctor.trial import TIMEOUTS, Locate, opener
+from relay.doctor.trial import TIMEOUTS, opener
 from relay.doctor.ways import domains_of, goes_direct, hops_of
-from relay.mail.attempt import Attempt
 from relay.mail.reply import Reply
-from relay.mail.route import NextHop
-from relay.oauth.account import OAuthAccount, oauth_account
+from relay.oauth.account import OAuthAccount
 from relay.oauth.tokens import Tokens
 from relay.reception.access import default_gateway
 from relay.routing.myself import Myself
 from relay.routing.resolver import Resolver
+from relay.wiring import account_of, accounts_of, locate_by
 
 LIMIT_SECONDS = 60.0
 """How long one check may take."""
@@ -81,7 +77,7 @@ class _Examination:
         self._config = config
         self._root = root
         self._ask = Lookup(config.dns.nameservers, timeout=DNS_SECONDS).ask
-        self._accounts = _oauth_accounts(config)
+        self._accounts = accounts_of(config)
         self._is_direct = goes_direct(config)
         self._now = time.time()
         self._heard: set[str] = set()
@@ -95,7 +91,12 @@ class _Examination:
     def first_checks(self) -> dict[str, Check]:
         """Return the checks that need nothing but the configuration, by title."""
         config, ask, now = self._config, self._ask, self._now
-        open_trial = opener(_locate(config), _settings(config, self._accounts), self._note)
+        myself = Myself(config.hostname, config.listen)
+        resolver = Resolver(myself.is_at, config.dns.nameservers, timeout=DNS_SECONDS)
+        settings = ClientSettings(
+            config.helo_name, config.hostname, TIMEOUTS, account_of(config, Tokens(self._accounts))
+        )
+        open_trial = opener(locate_by(resolver), settings, self._note)
         return {
             "DNS": _together(
                 nameservers.check_works(ask), nameservers.check_honesty(ask, secrets.token_hex(6))
@@ -232,43 +233,3 @@ async def _together(*checks: Check) -> list[Finding]:
 
 async def _given(findings: list[Finding]) -> list[Finding]:
     return findings
-
-
-# How the relay would do it
-
-
-def _locate(config: Config) -> Locate:
-    is_myself = Myself(config.hostname, config.listen).is_at
-    resolver = Resolver(is_myself, config.dns.nameservers, timeout=DNS_SECONDS)
-
-    async def locate(next_hop: NextHop) -> Sequence[Endpoint] | Attempt:
-        found = await resolver.hosts(next_hop)
-        if isinstance(found, Attempt):
-            return found
-        return [Endpoint(host.name, each) for host in found for each in host.addresses]
-
-    return locate
-
-
-def _oauth_accounts(config: Config) -> dict[str, OAuthAccount]:
-    accounts = {name: oauth_account(name, smarthost) for name, smarthost in config.smarthost.items()}
-    return {name: account for name, account in accounts.items() if account is not None}
-
-
-def _settings(config: Config, accounts: Mapping[str, OAuthAccount]) -> ClientSettings:
-    tokens = Tokens(accounts)
-
-    def account_of(next_hop: NextHop) -> Account | None:
-        smarthost = config.smarthost.get(next_hop.smarthost)
-        if smarthost is None or not smarthost.username:
-            return None
-        secret = smarthost.password
-        return Account(
-            smarthost.username,
-            password=None if secret is None else partial(secret.read, os.environ),
-            method=smarthost.auth,
-            allows_clear=smarthost.clear_password,
-            token=lambda is_refused: tokens.access_token(next_hop.smarthost, is_refused=is_refused),
-        )
-
-    return ClientSettings(config.helo_name, config.hostname, TIMEOUTS, account_of)

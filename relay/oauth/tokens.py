@@ -37,7 +37,19 @@ class Tokens:
     """The access tokens of all accounts; ``now`` is the clock, in epoch seconds."""
 
     def __init__(self, accounts: Mapping[str, OAuthAccount], now: Callable[[], float] = time.time) -> None:
-        self._keepers = {name: _Keeper(account, now) for name, account in accounts.items()}
+        self._now = now
+        self._keepers: dict[str, _Keeper] = {}
+        self.configure(accounts)
+
+    def configure(self, accounts: Mapping[str, OAuthAccount]) -> None:
+        """Follow a changed configuration; accounts that are the same go on as they are."""
+        known = self._keepers
+        self._keepers = {
+            name: known[name]
+            if name in known and known[name].account == account
+            else _Keeper(account, self._now)
+            for name, account in accounts.items()
+        }
 
     async def access_token(self, name: str, *, is_refused: bool = False) -> str:
         """Return an access token for the smarthost NAME; ``is_refused`` says that the last one was refused.
@@ -81,7 +93,7 @@ class _Keeper:
     """Keeps the token of one account valid. The file is read at each use: the owner may have logged in."""
 
     def __init__(self, account: OAuthAccount, now: Callable[[], float]) -> None:
-        self._account = account
+        self.account = account
         self._now = now
         self._renewal: asyncio.Task[Token | _Failure] | None = None
         self._last_failure: _Failure | None = None
@@ -115,7 +127,7 @@ class _Keeper:
     def problem(self) -> str:
         """What the owner should know, "" where all is well."""
         try:
-            failure = self._failure((self._token(), self._account.client()))
+            failure = self._failure((self._token(), self.account.client()))
         except SecretError as error:
             return str(error)
         return failure.sentence if failure else self._write_error
@@ -130,7 +142,7 @@ class _Keeper:
 
     def _token(self) -> Token:
         """Return the token as it is now. Raises SecretError."""
-        name, path = self._account.name, self._account.token_file
+        name, path = self.account.name, self.account.token_file
         try:
             stored = read_token(path)
         except FileNotFoundError:
@@ -149,11 +161,11 @@ class _Keeper:
     async def _renewed(self, token: Token) -> Token:
         """Return a new token; who asks meanwhile shares the request. Raises SecretError."""
         if self._renewal is None:
-            basis = token, self._account.client()
+            basis = token, self.account.client()
             failure = self._failure(basis)
             if failure and failure.is_fresh(self._now()):
                 raise SecretError(failure.sentence)
-            self._renewal = asyncio.create_task(self._renew(*basis), name=f"token of {self._account.name}")
+            self._renewal = asyncio.create_task(self._renew(*basis), name=f"token of {self.account.name}")
         outcome = await asyncio.shield(self._renewal)
         if isinstance(outcome, _Failure):
             raise SecretError(outcome.sentence)
@@ -180,7 +192,7 @@ class _Keeper:
 
         Returns the token and why it could not be saved, if so.
         """
-        account = self._account
+        account = self.account
         grant = refresh(account.token_endpoint, client, token.refresh_token, account.scope)
         renewed = Token.of(grant, self._now(), token.refresh_token)
         with suppress(OSError, ValueError):
@@ -201,7 +213,7 @@ class _Keeper:
         return failure if failure and failure.basis == basis else None
 
     def _explain(self, error: OAuthError | UnreachableError) -> str:
-        name = self._account.name
+        name = self.account.name
         if isinstance(error, UnreachableError):
             return f"smarthost {name}: its token cannot be renewed: {error}; it is tried again by itself"
         if error.code == "invalid_grant":

@@ -89,6 +89,11 @@ class Maildrop:
         except OSError as error:
             events.warned(f"sendmail does not work: {self._folder}: {error.strerror}")
 
+    def configure(self, intake: Intake, limit: int) -> None:
+        """Follow a changed configuration from the next message on."""
+        self._intake = intake
+        self._limit = limit
+
     def close(self) -> None:
         """Listen no more."""
         if self._socket is not None:

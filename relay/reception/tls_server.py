@@ -34,7 +34,7 @@ class TlsServer:
     ) -> None:
         self._sock = sock
         self._listener = listener
-        self._handshakes = shared.handshakes
+        self._shared = shared
         self._limits = ClientLimits(shared.limits.limits)
         self._new_session = new_session
         self._handshake_seconds = handshake_seconds
@@ -55,12 +55,13 @@ class TlsServer:
                     await asyncio.sleep(PAUSE_SECONDS)
                     continue
                 task = self._loop.create_task(self._welcome(connection, peer))
-                self._handshakes.add(task)
-                task.add_done_callback(self._handshakes.discard)
+                self._shared.handshakes.add(task)
+                task.add_done_callback(self._shared.handshakes.discard)
 
     async def _welcome(self, connection: socket.socket, peer: tuple[Any, ...]) -> None:
         """Begin a session with a client. Handshakes are limited like sessions, beside them."""
         client = Client(plain_address(peer[0]))
+        self._limits.limits = self._shared.limits.limits  # they may have changed
         refusal = self._limits.admit(client.address)
         if refusal:
             events.refused(client, "CONNECT", refusal)

@@ -14,7 +14,7 @@ from relay.delivery.departure import DepartureRules, Departures
 from relay.delivery.lane import Endpoint, Tools
 from relay.delivery.maildir import Maildirs
 from relay.delivery.manager import Clock, Manager
-from relay.delivery.reports import Recorder
+from relay.delivery.reports import Recorder, Reporting
 from relay.mail import lifecycle
 from relay.mail.attempt import Attempt, Claim, State
 from relay.mail.dsn import ReportSettings
@@ -110,14 +110,13 @@ class Rig:
     postmaster: str = POSTMASTER
 
     def __post_init__(self) -> None:
-        self.recorder = Recorder(
-            self.store,
+        reporting = Reporting(
             ReportSettings("relay.test", self.clock.lifetime, self.postmaster),
             self.clock.warn_after,
             lambda message: message.envelope.reverse_path,
             lambda address, _given: (address,),
-            self.now,
         )
+        self.recorder = Recorder(self.store, reporting, self.now)
         rules = DepartureRules(Home("home.test"), Canonical(), (), self.postmaster)
         departures = Departures(rules, self.store.read)
         self.manager = Manager(

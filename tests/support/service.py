@@ -71,11 +71,9 @@ class Service:
 
     def __init__(self, folder: Path, toml: str = "", *, under: Sequence[str | Path] = ()) -> None:
         """``under`` is a command that runs the relay, such as strace with its options."""
-        settings = tomllib.loads(toml)
-        settings.setdefault("hostname", HOSTNAME)
-        settings.setdefault("listen", [{"address": "127.0.0.1:0"}])
-        settings.setdefault("queue", {}).setdefault("path", str(folder / "queue.db"))
+        self._folder = folder
         self.config = folder / "relay.toml"
+        settings = self._complete(toml)
         self.config.write_text(tomli_w.dumps(settings))
         self.queue_path = Path(settings["queue"]["path"])
         self.log = ""
@@ -110,6 +108,15 @@ class Service:
         await self.logged(r" listening on \S+:\d+", past=past)
         ports = re.findall(r" listening on \S+:(\d+)", self.log[past:])
         self.port = int(ports[0])
+
+    async def configure(self, toml: str) -> None:
+        """Change the configuration, as an editor does that replaces the file, and wait until it is applied."""
+        past = len(self.log)
+        draft = self.config.with_suffix(".new")
+        draft.write_text(tomli_w.dumps(self._complete(toml)))
+        draft.rename(self.config)
+        os.kill(self.pid, signal.SIGHUP)
+        await self.logged("relay.toml is applied", past=past)
 
     async def stop(self) -> int:
         """Send SIGTERM, and return the exit status once the relay is gone."""
@@ -176,11 +183,21 @@ class Service:
             await peer.ask("QUIT")
             return reply
 
+    def _complete(self, toml: str) -> dict[str, Any]:
+        settings = tomllib.loads(toml)
+        settings.setdefault("hostname", HOSTNAME)
+        settings.setdefault("listen", [{"address": "127.0.0.1:0"}])
+        settings.setdefault("queue", {}).setdefault("path", str(self._folder / "queue.db"))
+        return settings
+
     async def _read_log(self, process: Process) -> None:
         assert process.stdout is not None
-        while line := await process.stdout.readline():
-            self.log += line.decode(errors="replace")
+        rest = b""
+        while more := await process.stdout.read(2**16):
+            lines, end, rest = (rest + more).rpartition(b"\n")
+            self.log += (lines + end).decode(errors="replace")
             self._has_more.set()
+        self.log += rest.decode(errors="replace")
         self._has_more.set()
 
     async def _end(self, number: signal.Signals) -> int:

@@ -1,0 +1,226 @@
+"""What one relay.toml decides, put together for the rooms: made anew when the file changes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from ipaddress import ip_network
+
+from relay.config.house import destinations_of
+from relay.config.model import PRIVATE_NETWORKS, Config
+from relay.delivery.agent import Connect, Endpoint, Endpoints
+from relay.delivery.client import ClientSettings, Connection
+from relay.delivery.departure import DepartureRules
+from relay.delivery.lmtp import verify_recipient
+from relay.delivery.login import Account
+from relay.delivery.manager import Clock
+from relay.delivery.reports import Reporting
+from relay.mail import lifecycle
+from relay.mail.arrival import ArrivalRules
+from relay.mail.attempt import Attempt
+from relay.mail.destinations import Destinations
+from relay.mail.dsn import ReportSettings
+from relay.mail.envelope import Message
+from relay.mail.header_checks import HeaderCheck, arrival_checks, external_checks
+from relay.mail.reply import Reply
+from relay.mail.rewrite import Canonical, Home, rewrite_address
+from relay.mail.route import NextHop, Route
+from relay.oauth.account import OAuthAccount, oauth_account
+from relay.oauth.tokens import Tokens
+from relay.reception.access import Access, default_gateway
+from relay.reception.shared import SessionSettings
+from relay.routing.myself import Myself
+from relay.routing.resolver import Resolver
+
+MOST_REMEMBERED = 2000
+"""Addresses of which it is remembered who gets their mail, and by which route."""
+SILENCE_SECONDS = 10.0
+"""How long a mailbox server that did not answer is not asked again whether it knows somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What is asked of the destinations several times for each message, remembered."""
+
+    expand: Callable[[str, str], tuple[str, ...]]
+    """The addresses that mail goes to: (address, as given)."""
+    route: Callable[[str, str], Route]
+    """The way to an expanded address, for mail of a rewritten sender."""
+    identity: Callable[[str], str]
+
+    @classmethod
+    def of(cls, destinations: Destinations) -> Ways:
+        """Return those of the destinations."""
+        remember = lru_cache(maxsize=MOST_REMEMBERED)
+        return cls(
+            remember(destinations.expand), remember(destinations.route), remember(destinations.identity)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """All that follows from a configuration alone."""
+
+    config: Config
+    destinations: Destinations
+    ways: Ways
+    access: Access
+    session: SessionSettings
+    arrival: ArrivalRules
+    arrival_checks: tuple[HeaderCheck, ...]
+    departure: DepartureRules
+    reporting: Reporting
+    clock: Clock
+    resolver: Resolver
+    endpoints: Endpoints
+    connect: Connect
+    verify: Callable[[str], Awaitable[Reply | None]]
+    """Asks the mailbox server about an address, where nobody else knows."""
+
+    @classmethod
+    def of(cls, config: Config, tokens: Tokens) -> Wiring:
+        """Put together what a configuration decides; ``tokens`` are those of its accounts."""
+        destinations = destinations_of(config)
+        home, ways = destinations.home, Ways.of(destinations)
+        resolver = Resolver(Myself(config.hostname, config.listen).is_at, config.dns.nameservers)
+        endpoints, connect = locate_by(resolver), connect_as(config, tokens)
+        queue, outside = config.queue, _outside_table(config)
+        return cls(
+            config,
+            destinations,
+            ways,
+            _access(config),
+            SessionSettings(config.hostname, config.limits.message_size, config.limits.recipients),
+            ArrivalRules(
+                config.hostname,
+                home,
+                sender_canonical=config.sender_canonical if config.rewrite.scope == "all" else Canonical(),
+                recipient_canonical=config.recipient_canonical,
+            ),
+            arrival_checks(config.header_checks),
+            DepartureRules(home, outside, external_checks(config.header_checks), config.postmaster),
+            Reporting(
+                ReportSettings(config.hostname, queue.lifetime, config.postmaster),
+                queue.warn_after,
+                _report_to(outside, home, ways),
+                ways.expand,
+            ),
+            Clock(queue.retry, queue.lifetime, queue.warn_after),
+            resolver,
+            endpoints,
+            connect,
+            _verify(destinations, endpoints, connect),
+        )
+
+    def route(self, address: str, reverse_path: str) -> Route:
+        """Return the way to an expanded address, for mail of a reverse-path as it is queued."""
+        table, home = self.departure.sender_canonical, self.departure.home
+        return self.ways.route(address, rewrite_address(reverse_path, table, home))
+
+    def retry_at(self, attempt: int, now: float, number: int) -> float:
+        """Return when message NUMBER is due again after an attempt."""
+        return lifecycle.next_attempt_at(self.clock.retry, attempt, now, number)
+
+
+def accounts_of(config: Config) -> dict[str, OAuthAccount]:
+    """Return the OAuth accounts by the names of their smarthosts."""
+    accounts = {name: oauth_account(name, smarthost) for name, smarthost in config.smarthost.items()}
+    return {name: account for name, account in accounts.items() if account is not None}
+
+
+def locate_by(resolver: Resolver) -> Endpoints:
+    """Return what looks up the servers of a next hop."""
+
+    async def endpoints(next_hop: NextHop) -> Sequence[Endpoint] | Attempt:
+        found = await resolver.hosts(next_hop)
+        if isinstance(found, Attempt):
+            return found
+        return [Endpoint(host.name, address) for host in found for address in host.addresses]
+
+    return endpoints
+
+
+def connect_as(config: Config, tokens: Tokens) -> Connect:
+    """Return what opens sessions with next hops under the name of this relay."""
+    settings = ClientSettings(config.helo_name, config.hostname, account_of=account_of(config, tokens))
+
+    async def connect(endpoint: Endpoint, next_hop: NextHop) -> Connection | Attempt:
+        return await Connection.open(endpoint.name, endpoint.address, next_hop, settings)
+
+    return connect
+
+
+def account_of(config: Config, tokens: Tokens) -> Callable[[NextHop], Account | None]:
+    """Return what gives the account at a next hop, its secrets read anew at each login."""
+
+    def find_account(next_hop: NextHop) -> Account | None:
+        smarthost = config.smarthost.get(next_hop.smarthost)
+        if smarthost is None or not smarthost.username:
+            return None
+        secret = smarthost.password
+        return Account(
+            smarthost.username,
+            password=None if secret is None else partial(secret.read, os.environ),
+            method=smarthost.auth,
+            allows_clear=smarthost.clear_password,
+            token=lambda is_refused: tokens.access_token(next_hop.smarthost, is_refused=is_refused),
+        )
+
+    return find_account
+
+
+def _outside_table(config: Config) -> Canonical:
+    """Return the sender table of copies that leave for the outside."""
+    return config.sender_canonical if config.rewrite.scope == "external" else Canonical()
+
+
+def _report_to(table: Canonical, home: Home, ways: Ways) -> Callable[[Message], str]:
+    """Return who is told about a message: its sender as given if that is internal, else as rewritten."""
+
+    def report_to(message: Message) -> str:
+        given = message.envelope.given_reverse_path
+        if given and any(ways.route(reached, "").internal for reached in ways.expand(given, "")):
+            return given
+        sender = rewrite_address(message.envelope.reverse_path, table, home)
+        reached = ways.expand(sender, "")
+        return reached[0] if len(reached) == 1 else sender
+
+    return report_to
+
+
+def _access(config: Config) -> Access:
+    if config.access.open_relay:
+        return Access((ip_network("0.0.0.0/0"), ip_network("::/0")))
+    # Behind a container's port forwarding, its default gateway stands for everybody.
+    is_default = config.access.networks == PRIVATE_NETWORKS
+    return Access(
+        config.access.networks,
+        default_gateway() if is_default else "",
+        frozenset(config.local.domains) if config.local.accept == "anyone" else frozenset(),
+    )
+
+
+def _verify(
+    destinations: Destinations, endpoints: Endpoints, connect: Connect
+) -> Callable[[str], Awaitable[Reply | None]]:
+    silence: tuple[float, Reply | None] = (0.0, None)
+    """Until when the server need not be asked again, and what is replied meanwhile."""
+
+    async def verify(address: str) -> Reply | None:
+        nonlocal silence
+        if not destinations.mailboxes.is_open:
+            return None
+        via = destinations.route(address).via
+        if not (isinstance(via, NextHop) and via.is_lmtp):
+            return None
+        if time.monotonic() < silence[0]:
+            return silence[1]
+        reply = await verify_recipient(address, via, endpoints, connect)
+        if reply is not None and not reply.is_permanent:
+            silence = (time.monotonic() + SILENCE_SECONDS, reply)
+        return reply
+
+    return verify
