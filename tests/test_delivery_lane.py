@@ -114,6 +114,24 @@ async def test_connections_are_few_until_one_answers_and_never_too_many(site: Si
         await until(lambda: len(commands_at(server, b"DATA")) == lanes.CONNECTIONS)
         await settle()
         assert len(server.sessions) == lanes.CONNECTIONS
+        busy = 20 - lanes.CONNECTIONS
+        assert site.lane.health == lanes.Health(site.lane.next_hop.key, busy, lanes.CONNECTIONS, 0.0, "")
+
+
+async def test_connections_are_renewed_when_their_transfers_are_done(site: Site) -> None:
+    release = asyncio.Event()
+    async with ScriptedServer(Script().but(DOT=[(Wait(release), OK)])) as server:
+        site.reopen(next_hop_of(server))
+        site.submit("first@dest.test")
+        await until(lambda: commands_at(server, b"DATA"))
+        site.lane.renew()
+        release.set()
+        await site.until_reported(1)
+        site.submit("second@dest.test")
+        await site.until_reported(2)
+        site.lane.renew()
+        await until(lambda: [session.commands[-1] for session in server.sessions] == [b"QUIT"] * 2)
+        assert site.lane.health.under_way == 0
 
 
 # Health
@@ -128,6 +146,10 @@ async def test_no_session_blocks_the_lane_and_defers_what_waits(site: Site) -> N
     await settle()
     assert len(set(site.replies)) == 1
     assert "Connection refused" in site.replies[0]
+    health = site.lane.health
+    assert (health.waiting, health.under_way) == (0, 0)
+    assert "Connection refused" in health.failure
+    assert health.blocked_until == site.lane.blocked_until
     assert site.lane.blocked_until == NOW + 100, "two workers met one and the same failure"
     assert site.lane.is_blocked(NOW)
     assert site.lane.room(NOW) == 0

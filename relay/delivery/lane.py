@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
 from relay import events
 from relay.delivery.agent import Agent, Endpoint, Report, Tools, Transfer
@@ -18,7 +19,7 @@ from relay.delivery.pace import Pace
 from relay.mail.attempt import Attempt, Scope
 from relay.mail.route import NextHop
 
-__all__ = ["Endpoint", "Lane", "Report", "Tools", "Transfer"]
+__all__ = ["Endpoint", "Health", "Lane", "Report", "Tools", "Transfer"]
 
 CONNECTIONS = 5
 """Connections to one next hop at once, when it has shown that it answers; unless it says how many."""
@@ -34,6 +35,21 @@ IDLE_SECONDS = 5.0
 """How long an unused connection is kept."""
 FORGET_SECONDS = 3600.0
 """How long after its pause a lane that failed is kept, to remember how often in a row it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How it is going with one next hop."""
+
+    next_hop: str
+    """``NextHop.key``."""
+    waiting: int
+    """Transfers that wait in memory."""
+    under_way: int
+    blocked_until: float
+    """Epoch second of the next probe; 0 where the next hop answers."""
+    failure: str
+    """Why no session could be had, "" where one could."""
 
 
 class Lane:
@@ -78,6 +94,14 @@ class Lane:
     def held(self) -> int:
         """The number of transfers that wait here or are under way."""
         return len(self._waiting) + len(self._workers) - len(self._idle)
+
+    @property
+    def health(self) -> Health:
+        """How it is going now."""
+        failure = self._last_failure.explain() if self._last_failure else ""
+        waiting = len(self._waiting)
+        until = self.blocked_until if self._failures else 0.0
+        return Health(self.next_hop.key, waiting, self.held - waiting, until, failure)
 
     def room(self, now: float) -> int:
         """Return how many more messages the lane takes; after a 0, ``changed`` is called when it takes some.

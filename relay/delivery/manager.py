@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relay import events
-from relay.delivery.lane import Lane, Report, Tools, Transfer
+from relay.delivery.lane import Health, Lane, Report, Tools, Transfer
 from relay.delivery.maildir import MAILDIR, Maildirs
 from relay.mail import lifecycle
 from relay.mail.attempt import Attempt, Claim, Outcome, Scope, State
@@ -146,6 +146,11 @@ class Manager:
         """Begin all further transfers over new connections: accounts or routes may be others."""
         for lane in self._lanes.values():
             lane.renew()
+
+    @property
+    def health(self) -> list[Health]:
+        """How it is going with the next hops that are in use, or that failed lately."""
+        return [lane.health for lane in self._lanes.values()]
 
     def has_room(self, envelope: Envelope) -> bool:
         """Whether a message that arrives now may go to its lanes without being read back from the queue."""
