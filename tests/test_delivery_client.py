@@ -206,6 +206,8 @@ async def test_cancellation_while_the_session_opens_closes_it(point: str) -> Non
 
 # Reuse
 
+OUT_OF_ORDER = b"503 5.5.1 need MAIL\r\n"
+
 
 async def test_a_connection_carries_many_messages_without_reset() -> None:
     async with ScriptedServer() as server, connected(server) as connection:
@@ -223,8 +225,9 @@ async def test_a_connection_carries_many_messages_without_reset() -> None:
 @pytest.mark.parametrize("point", ["MAIL", "RCPT", "DATA", "DOT"])
 async def test_after_a_refusal_the_next_message_begins_with_rset(point: str, ehlo: bytes) -> None:
     script = Script().but(EHLO=ehlo)
+    later: dict[str, Step] = {"RCPT": OUT_OF_ORDER, "DATA": OUT_OF_ORDER} if point == "MAIL" else {}
     async with (
-        ScriptedServer(script.but(**{point: b"451 no\r\n"})) as server,
+        ScriptedServer(script.but(**later, **{point: b"451 no\r\n"})) as server,
         connected(server) as connection,
     ):
         first = await connection.transfer(message(), content())

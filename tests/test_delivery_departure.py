@@ -143,7 +143,9 @@ def a_report(reverse_path: str = "", *, is_report: bool = True) -> Transfer:
 
 
 async def test_a_report_whose_null_sender_is_refused_leaves_with_the_postmasters() -> None:
-    server, attempts = await send(departures(), a_report(), Script().but(MAIL=[NULL_REFUSED, OK]))
+    refused = b"503 5.5.1 need MAIL\r\n"
+    script = Script().but(MAIL=[NULL_REFUSED, OK], RCPT=[refused, OK], DATA=[refused, b"354 Go ahead\r\n"])
+    server, attempts = await send(departures(), a_report(), script)
     assert [attempt.reply.code for attempt in attempts] == [250]
     assert [command.split()[1] for command in commands_at(server, b"MAIL")] == [
         b"FROM:<>",

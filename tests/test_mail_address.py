@@ -106,6 +106,9 @@ def test_case_does_not_count_in_tables() -> None:
         ("dest.test!joe", "joe@dest.test"),
         ("dest.test!other!joe", "other!joe@dest.test"),
         ("joe%a@b", "joe%a@b"),
+        ("joe%dest.test.", "joe@dest.test"),
+        ("dest.test.!joe", "joe@dest.test"),
+        ("%", ""),
     ],
 )
 def test_an_incomplete_address_is_completed_as_postfix_does(address: str, whole: str) -> None:

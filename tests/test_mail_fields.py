@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.mail.fields import is_complete, rewrite_addresses
+from relay.mail.fields import find_addresses, is_complete, rewrite_addresses
 from relay.mail.mime import HEADER_SIZE_LIMIT
 
 TABLE = {"a@old.test": "a@new.test", "c@old.test": "c@new.test"}
@@ -159,6 +159,23 @@ def test_a_folded_comment_keeps_its_fold() -> None:
 
 def test_a_quoted_string_is_put_on_one_line() -> None:
     assert rewrite_addresses(b'To: "x\r\n y" <a@old.test>\r\n', exchange) == b'To: "x  y" <a@new.test>\r\n'
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (b'a@"b, c"', b'a@"b, c"'),
+        (b'"a%b c"', b'"a%b c"@home.test'),
+        (b'"h, q!u"', b'"h, q!u"@home.test'),
+        (b'"a%b"%c', b"a%b@c"),
+    ],
+)
+def test_what_is_quoted_divides_no_address_and_makes_no_second_one(given: bytes, kept: bytes) -> None:
+    header = b"To: joe, " + given + b"\r\n"
+    laid_out = b"To: joe@home.test, " + kept + b"\r\n"
+    assert rewrite_addresses(header, keep, "home.test") == laid_out
+    assert rewrite_addresses(laid_out, keep, "home.test") == laid_out
+    assert len(find_addresses(laid_out)) == 2
 
 
 def test_the_name_of_the_header_keeps_its_spelling() -> None:

@@ -103,6 +103,21 @@ class TestPatternThatTakesTooLong:
         assert len(inspection.notes) == 1
         assert inspection.refusal is None
 
+    def test_many_headers_that_take_a_little_too_long_are_no_way_out(self) -> None:
+        slow = check("^X: (a|aa)+$", "REJECT")
+        inspection = Inspection([slow, check("^X:", "IGNORE")])
+        for length in range(8, 33):
+            for _ in range(50):
+                assert inspection.inspect(b"X: " + b"a" * length + b"!\r\n").header is None
+        assert [note.action for note in inspection.notes] == [Action.WARN]
+
+    def test_many_headers_alone_set_no_check_aside(self) -> None:
+        inspection = Inspection([check("^X: last$", "REJECT")])
+        for _ in range(20_000):
+            inspection.inspect(b"X: y\r\n")
+        inspection.inspect(b"X: last\r\n")
+        assert inspection.refusal is not None
+
 
 class TestDecision:
     def test_first_check_that_matches_decides_about_a_header(self) -> None:
@@ -151,6 +166,18 @@ class TestReject:
         inspection = Inspection([check("^X: (.*)", "REJECT", "no $1")])
         inspection.inspect(b"X: a\r\n\tb\r\n")
         assert inspection.refusal == Reply(550, "5.7.1", "no a b")
+
+    @pytest.mark.parametrize("words", ["x" * 5000, "\N{EURO SIGN}" * 5000])
+    def test_long_words_of_a_header_are_cut_to_a_line_of_a_reply(self, words: str) -> None:
+        inspection = Inspection([check("^X: (.*)", "REJECT", "no $1")])
+        inspection.inspect(f"X: {words}\r\n".encode())
+        assert inspection.refusal is not None
+        assert 1990 < len(inspection.refusal.encode()) <= 2048
+
+    def test_bytes_that_are_no_text_are_shown_as_question_marks(self) -> None:
+        inspection = Inspection([check("^X: (.*)", "REJECT", "no $1")])
+        inspection.inspect(b"X: \xff\xe9\r\n")
+        assert inspection.refusal == Reply(550, "5.7.1", "no ??")
 
 
 class TestEditing:

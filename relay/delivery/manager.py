@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from relay import events
 from relay.delivery.lane import Health, Lane, Report, Tools, Transfer
@@ -156,11 +156,11 @@ class Manager:
         """Whether a message that arrives now may go to its lanes without being read back from the queue."""
         if len(self._passes) >= IN_FLIGHT or self._is_stopping:
             return False
-        now = self._now()
-        hops = {
-            self._route(recipient.address, envelope.reverse_path).via for recipient in envelope.recipients
-        }
-        return all(self._via_has_room(via, now) for via in hops)
+        return all(self._via_has_room(via, self._now()) for via in self._vias(envelope))
+
+    def may_begin(self, envelope: Envelope) -> bool:
+        """Whether the mail of some recipient of a message could leave now, were it claimed."""
+        return any(self._via_has_room(via, self._now()) for via in self._vias(envelope))
 
     def submit(self, claim: Claim) -> None:
         """Deliver a message that was put into the queue already claimed."""
@@ -257,6 +257,11 @@ class Manager:
             caps[next_hop.key] = min(self._room(lane, now), caps.get(next_hop.key, IN_FLIGHT))
         return caps
 
+    def _vias(self, envelope: Envelope) -> set[NextHop | Mailbox | Discard | Refuse]:
+        return {
+            self._route(recipient.address, envelope.reverse_path).via for recipient in envelope.recipients
+        }
+
     def _via_has_room(self, via: NextHop | Mailbox | Discard | Refuse, now: float) -> bool:
         if isinstance(via, Mailbox):
             return self._maildirs.room() > 0
@@ -289,8 +294,12 @@ class Manager:
 
     def _start(self, claim: Claim) -> None:
         """Hand a claim to its lanes and follow it; they know how full they are when this returns."""
-        if self._is_stopping or claim.message.number in self._passes:
-            return  # the latter where its first retry was due before its commit was over
+        if claim.message.number in self._passes:
+            return  # its first retry was due before its commit was over
+        if self._is_stopping:
+            indexes = [recipient.index for recipient in claim.message.envelope.recipients]
+            self._follow_in_task(replace(claim, content=None), self._give_back(claim, indexes))
+            return
         if claim.content is not None and self._content + len(claim.content) > MOST_CONTENT:
             claim = replace(claim, content=None)
         results = Results()
@@ -299,7 +308,10 @@ class Manager:
         except Exception as error:
             events.failed(f"delivery of {claim.message.queue_id}", error)  # its retry is booked
             return
-        task = asyncio.get_running_loop().create_task(self._follow(claim, results, turned_away))
+        self._follow_in_task(claim, self._follow(claim, results, turned_away))
+
+    def _follow_in_task(self, claim: Claim, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._passes[claim.message.number] = task
         self._content += len(claim.content or b"")
         task.add_done_callback(lambda done: self._finish(claim, done))
@@ -359,7 +371,10 @@ class Manager:
         )
         due_at = self._next_attempt_at(claim, now, now) if is_old else now
         attempt = Attempt(_CROWDED, Scope.SITE, next_hop=next_hop)
-        return [Outcome(message.number, r.index, State.DEFERRED, attempt, due_at) for r in recipients]
+        return [
+            Outcome(message.number, r.index, State.DEFERRED, attempt, due_at, was_tried=False)
+            for r in recipients
+        ]
 
     async def _follow(self, claim: Claim, results: Results, turned_away: Sequence[Outcome]) -> None:
         """Record what becomes of a claim until nothing more will."""

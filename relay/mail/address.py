@@ -72,14 +72,14 @@ def complete(address: str, domain: str) -> str:
     Without "@", ``host!user`` becomes ``user@host``, ``user%host`` becomes ``user@host``, and anything else
     gets "@domain". A trailing dot of the domain is dropped, a lone "@" is the null address.
     """
+    if address and "@" not in address:
+        host, bang, user = address.partition("!")
+        if not bang:
+            user, percent, host = address.rpartition("%")
+            if not percent:
+                user, host = address, domain
+        address = f"{user}@{host}"
     if address in {"", "@"}:
         return ""
-    if "@" in address:
-        has_final_dot = address[-1] == "." and address[-2] not in ".@"
-        return address[:-1] if has_final_dot else address
-    host, bang, user = address.partition("!")
-    if not bang:
-        user, percent, host = address.rpartition("%")
-        if not percent:
-            user, host = address, domain
-    return f"{user}@{host}"
+    has_final_dot = address[-1] == "." and address[-2] not in ".@"
+    return address[:-1] if has_final_dot else address

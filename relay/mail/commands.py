@@ -32,7 +32,7 @@ _WORD = re.compile(
 )
 """One word of a command: angle brackets and quotes hold blanks together, to the end where one stays open."""
 _CHUNK = re.compile(rb"(\d{1,18})(\s+LAST)?", re.IGNORECASE)
-_SIZE = re.compile(r"0*([0-9]+)")
+_SIZE = re.compile(r"0*+([0-9]*+)")
 _XTEXT = re.compile(r"(?:\+[0-9A-Fa-f]{2}|[!-*,-~])+")
 _XTEXT_CODE = re.compile(r"\+(..)")
 _ORCPT = re.compile(r"(?!utf-8;)[!-:<-~]+;(?:\+[0-9A-F]{2}|[!-*,-~\x80-\U0010ffff])*", re.IGNORECASE)
@@ -208,9 +208,9 @@ def _add_to_mail(mail: Mail, parameter: str) -> Mail | Reply:
 
 def _add_size(mail: Mail, value: str) -> Mail | Reply:
     match = _SIZE.fullmatch(value)
-    if match is None:
+    if not value or match is None:
         return _BAD_SIZE
-    return replace(mail, size=int(match[1]) if len(match[1]) <= 18 else LARGEST_SIZE)
+    return replace(mail, size=int(match[1] or "0") if len(match[1]) <= 18 else LARGEST_SIZE)
 
 
 def _add_to_recipient(recipient: Recipient, parameter: str) -> Recipient | Reply:

@@ -21,11 +21,12 @@ Rewrite = Callable[[str], tuple[str, str]]
 _ATOM, _QUOTED, _LITERAL, _COMMENT = "atom", "quoted", "literal", "comment"
 _ADDRESS = "address"
 _BARE = "bare"  # an address without "@"
+_LOCAL = "local"  # one that not even "%" or "!" divides, unless in quotes
 _ROUTED = "routed"  # an address that stood behind a source route
 _GROUP = "group"  # the colon behind the name of a group
 _NAME = "name"  # a display name from a table
 _WORDS = frozenset({_ATOM, _QUOTED, _LITERAL})
-_ADDRESSES = frozenset({_ADDRESS, _BARE, _ROUTED})
+_ADDRESSES = frozenset({_ADDRESS, _BARE, _LOCAL, _ROUTED})
 _OPERANDS = _WORDS | _ADDRESSES | {_COMMENT, _NAME}
 _ENDS_PHRASE = frozenset({">", ";", ",", ":", _GROUP})
 
@@ -43,6 +44,7 @@ _TOKEN = re.compile(
 _COMMENT_PART = re.compile(r"\\.|[()]", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _NEEDS_QUOTES = re.compile(r'[\x00-\x20\x7f()<>@,;:.\[\]|%!"\\]')
+_ODD_DOMAIN = re.compile(r'^(?!\[.*\]$).*[\x00-\x20\x7f()<>@,;:\[\]\\"]', re.DOTALL)
 _NEEDS_ESCAPE = re.compile(r'([\r\n"\\])')
 _PHRASE = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(?: [\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
 _LINE_LENGTH = 70
@@ -193,7 +195,11 @@ def _join(tokens: list[_Token]) -> _Token:
         start = kinds.index(":") + 1
         tokens, kinds = tokens[start:], kinds[start:]
     address = "".join(token.text for token in tokens)
-    return _Token(_ROUTED if is_routed else _ADDRESS if "@" in kinds else _BARE, address)
+    if is_routed:
+        return _Token(_ROUTED, address)
+    if "@" in kinds:
+        return _Token(_ADDRESS, address)
+    return _Token(_LOCAL if {"%", "!"}.isdisjoint(kinds) else _BARE, address)
 
 
 def _rewrite(tokens: list[_Token], rewrite: Rewrite, domain: str) -> list[_Token]:
@@ -213,8 +219,8 @@ def _rewrite(tokens: list[_Token], rewrite: Rewrite, domain: str) -> list[_Token
 
 
 def _complete(token: _Token, domain: str) -> str:
-    if token.kind == _BARE and "@" in token.text:  # it was quoted, so it does not divide the address
-        return f"{token.text}@{domain}"
+    if token.text and (token.kind == _LOCAL or (token.kind == _BARE and "@" in token.text)):
+        return f"{token.text}@{domain}"  # what was quoted does not divide the address
     return complete(token.text, domain)
 
 
@@ -252,11 +258,14 @@ def _compose(tokens: list[_Token]) -> str:
 def _quote(token: _Token) -> str:
     kind, text = token
     if kind == _ADDRESS:
+        local, at, domain = text.rpartition("@")
+        if at and _ODD_DOMAIN.search(domain):  # it was quoted, and would be read as more than one word
+            return f"{quote_local(local)}@{_quote_string(domain)}"
         return quote_address(text) or '""'
-    if kind == _BARE:
+    if kind in {_BARE, _LOCAL}:
         return quote_local(text)
     if kind == _QUOTED:
-        return '"' + _NEEDS_ESCAPE.sub(r"\\\1", text) + '"'
+        return _quote_string(text)
     if kind == _LITERAL:
         return text.replace("\\", "\\\\")
     return _quote_name(text) if kind == _NAME else text
@@ -266,7 +275,11 @@ def _quote_name(name: str) -> str:
     if not name.isascii():
         chunks = (name[i : i + 10].encode() for i in range(0, len(name), 10))  # at most 40 bytes of 45
         return " ".join(f"=?utf-8?b?{base64.b64encode(chunk).decode()}?=" for chunk in chunks)
-    return name if _PHRASE.fullmatch(name) else '"' + _NEEDS_ESCAPE.sub(r"\\\1", name) + '"'
+    return name if _PHRASE.fullmatch(name) else _quote_string(name)
+
+
+def _quote_string(text: str) -> str:
+    return '"' + _NEEDS_ESCAPE.sub(r"\\\1", text) + '"'
 
 
 def _fold(text: bytes) -> bytes:

@@ -7,6 +7,7 @@ header; REJECT, DISCARD, REDIRECT and PASS end the inspection of the message.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,9 +19,13 @@ from relay.mail.mime import HEADER_SIZE_LIMIT
 from relay.mail.reply import Reply, parse_text
 
 MATCH_SECONDS = 0.05
-"""How long one pattern may work on one header."""
+"""Processor time for the slow searches in one message, all together."""
 
+_FREE_SECONDS = 0.0001
+"""What a search may always take: many headers alone must not set a check aside."""
 _NOTES_LIMIT = 100
+_REFUSAL_SIZE = 2000
+"""Bytes. A longer line of a reply is too much for many a client (postconf(5), line_length_limit)."""
 _REFUSAL_TEXT = "message content rejected"
 _FIELD_NAME = re.compile(rb"[!-9;-~]+[ \t]*:")
 _SPACE_BEFORE_COLON = re.compile(r"^([!-9;-~]+)[ \t]+:")
@@ -76,6 +81,15 @@ class Inspected(NamedTuple):
     """None: it is dropped."""
 
 
+class Decision(NamedTuple):
+    """What a check did about a header."""
+
+    check: HeaderCheck
+    header: bytes
+    """The header that it matched, as it came."""
+    inspected: Inspected
+
+
 class Note(NamedTuple):
     """Something for the log: a check that acted, or, under WARN, one that could not."""
 
@@ -114,6 +128,7 @@ class Inspection:
 
     def __init__(self, checks: Iterable[HeaderCheck]) -> None:
         self._checks = tuple(checks)
+        self._seconds = MATCH_SECONDS
         self._bcc: dict[str, None] = {}
         self.is_over = False
         """Whether nothing more will be looked at."""
@@ -123,6 +138,8 @@ class Inspection:
         self.redirect_to: str | None = None
         """The address that takes the place of all recipients."""
         self.notes: list[Note] = []
+        self.decisions: list[Decision] = []
+        """The first that there were, whatever was done."""
 
     @property
     def bcc(self) -> list[str]:
@@ -134,6 +151,21 @@ class Inspection:
         found = self._find(header)
         if found is None:
             return Inspected((), header)
+        return self._decide(found, header, self._act(found, header))
+
+    def inspect_part(self, header: bytes) -> None:
+        """Look at a header of a body part or an attached message: it may decide, but stays as it is."""
+        found = self._find(header)
+        if found and found.check.action in _PART_ACTIONS:
+            self._judge(found)
+            self._decide(found, header, Inspected((), header))
+
+    def _decide(self, found: _Found, header: bytes, inspected: Inspected) -> Inspected:
+        if len(self.decisions) < _NOTES_LIMIT:
+            self.decisions.append(Decision(found.check, header, inspected))
+        return inspected
+
+    def _act(self, found: _Found, header: bytes) -> Inspected:
         match found.check.action:
             case Action.IGNORE:
                 return Inspected((), None)
@@ -145,25 +177,27 @@ class Inspection:
         self._judge(found)
         return Inspected((), header)
 
-    def inspect_part(self, header: bytes) -> None:
-        """Look at a header of a body part or an attached message: it may decide, but stays as it is."""
-        found = self._find(header)
-        if found and found.check.action in _PART_ACTIONS:
-            self._judge(found)
-
     def _find(self, header: bytes) -> _Found | None:
         if self.is_over:
             return None
         text = _matched_text(header)
         for check in self._checks:
-            try:
-                match = check.matcher.search(text, timeout=MATCH_SECONDS)
-            except TimeoutError:
-                self._set_aside(check, text)
-                continue
+            match = self._search(check, text)
             if match:
                 return _Found(check, text, _expand(check.text, match))
         return None
+
+    def _search(self, check: HeaderCheck, header: str) -> regex.Match[str] | None:
+        started_at = time.thread_time()
+        match = None
+        try:
+            match = check.matcher.search(header, timeout=max(self._seconds, _FREE_SECONDS))
+        except TimeoutError:
+            self._set_aside(check, header)
+        seconds = time.thread_time() - started_at
+        if seconds > _FREE_SECONDS:
+            self._seconds -= seconds
+        return match
 
     def _set_aside(self, slow: HeaderCheck, header: str) -> None:
         """Do without a check for the rest of the message: a flood of such headers must not stop the relay."""
@@ -263,8 +297,9 @@ def _make_field(text: bytes) -> bytes | None:
 
 
 def _make_refusal(words: str) -> Reply:
-    reply = parse_text(550, words)
+    text = words.encode("utf-8", "replace")[:_REFUSAL_SIZE].decode("utf-8", "ignore")
+    reply = parse_text(550, text)
     if not reply.enhanced or reply.enhanced.startswith("2"):
-        return Reply(550, "5.7.1", words or _REFUSAL_TEXT)
+        return Reply(550, "5.7.1", text or _REFUSAL_TEXT)
     code = 451 if reply.enhanced.startswith("4") else 550
     return Reply(code, reply.enhanced, reply.text or _REFUSAL_TEXT)

@@ -44,7 +44,8 @@ _SHAPE = re.compile(
 """A path with each word written as ``w`` and each mark as itself."""
 # What nearly all paths look like: they need no scan.
 _SIMPLE_PATH = re.compile(r"<([0-9A-Za-z_+=/][-.0-9A-Za-z_+=/]*@[0-9A-Za-z.-]*[A-Za-z])>")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]|[^\S ]")
+"""What no command can carry, quoted or not: control characters, and white space beyond the blank."""
 _LABEL = r"(?!-)[-0-9A-Za-z_\x80-\U0010ffff]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"(?![0-9.-]*\Z){_LABEL}(?:\.{_LABEL})*")
 _OCTET = r"0*(?:\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])"

@@ -48,6 +48,7 @@ class Connection(SMTP):
         self._replies: list[bytes] = []
         self._active_at = 0.0
         self._is_waiting = False
+        self._has_hung_up = False
         self._is_in_handshake = False
         self._is_encrypted = False
 
@@ -67,7 +68,7 @@ class Connection(SMTP):
         self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         super().connection_made(transport)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         """End the session (asyncio)."""
         if self._is_in_handshake:
             self._reader.feed_eof()  # what becomes of the session is the handshake's to say
@@ -76,7 +77,8 @@ class Connection(SMTP):
         self._timeout_handle.cancel()
         # Not aiosmtpd's, which would cancel the session: it ends by itself when it reads, so that a message
         # which has come whole is stored even where its client does not wait (RFC 1047).
-        StreamReaderProtocol.connection_lost(self, error)
+        # What has come is read to its end.
+        StreamReaderProtocol.connection_lost(self, None)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client (asyncio)."""
@@ -128,7 +130,7 @@ class Connection(SMTP):
         except OSError as error:
             raise ClientGoneError from error
         self._is_waiting = False
-        if not data or self._writer.transport.is_closing():
+        if not data or self._has_hung_up:
             raise ClientGoneError
         return data
 
@@ -140,7 +142,7 @@ class Connection(SMTP):
         """Send the replies that have gathered, in one piece."""
         self._active_at = self.loop.time()
         if self._writer.transport.is_closing():
-            raise ClientGoneError
+            return  # nobody hears them
         if self._replies:
             self._writer.write(b"".join(self._replies))
             self._replies.clear()
@@ -153,7 +155,8 @@ class Connection(SMTP):
             self._is_waiting = False
 
     def _hang_up(self, reply: Reply) -> None:
-        """Say a last word and close the connection, where it is open."""
+        """Say a last word and close the connection, where it is open; what comes now does not count."""
+        self._has_hung_up = True
         if not self._writer.transport.is_closing():
             self._writer.write(reply.encode())
             self._writer.close()

@@ -21,6 +21,8 @@ from relay.reception.upload import Intake, Upload
 
 MOST_ERRORS = 20
 """Errors after which a session ends (postconf(5), smtpd_hard_error_limit)."""
+COMMANDS_PER_TURN = 100
+"""Commands that are answered before other sessions get their turn, where so many have arrived."""
 MOST_IDLE_COMMANDS = 100
 """Commands that get no message sent, after which each counts as an error (smtpd_junk_command_limit)."""
 
@@ -118,6 +120,8 @@ class Session(Introduction):
             reply = await self._answer(await self._read_line())
             self._say(reply)
             self._keep_account(reply)
+            if self._count % COMMANDS_PER_TURN == 0:
+                await asyncio.sleep(0)
             farewell = self._find_farewell()
             if farewell and reply.code not in _CLOSING_CODES:
                 reply = farewell
@@ -139,7 +143,7 @@ class Session(Introduction):
         try:
             line.decode()
         except UnicodeDecodeError:
-            return replies.NOT_UTF8
+            return replies.NOT_UTF8 if line[:1].isalpha() else replies.FOREIGN
         verb, argument = commands.split_command(line)
         if not verb:
             return replies.EMPTY_LINE
