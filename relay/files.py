@@ -17,6 +17,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_new(path: Path, text: str, mode: int) -> None:
+    """Put a text into a file that must not be there yet. Raises OSError, FileExistsError among them.
+
+    What goes wrong leaves no file, nor does Ctrl-C; a kill, or the end of power, may leave a part of it.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        path.unlink()
+        raise
+
+
 @contextmanager
 def short_name(path: Path) -> Iterator[str]:
     """Yield a name of the path that fits into a socket address (108 bytes), wherever its folder is.

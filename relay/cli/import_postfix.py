@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.config.loading import choose_hostname
+from relay.files import write_new
 from relay.postfix.draft import Draft
 from relay.postfix.translation import translate
 from relay.postfix.writing import write_toml
@@ -68,7 +69,7 @@ def _import(args: argparse.Namespace) -> int:
         _hide_passwords(draft)
     text = write_toml(draft, str(args.folder))
     if args.output:
-        _write_secret(args.output, text)
+        write_new(args.output, text, 0o600)
     else:
         print(text, end="")
     print(_sum_up(taken, len(draft.lacks)), file=sys.stderr)
@@ -135,16 +136,6 @@ def _hide_passwords(draft: Draft) -> None:
         if table.pop("password", ""):
             table["password_file"] = f"/run/secrets/{name}"
             draft.remark("Put the password into that file; it is not printed.", "smarthost", name)
-
-
-def _write_secret(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
-            file.write(text)
-    except OSError:
-        path.unlink()
-        raise
 
 
 def _sum_up(taken: int, lacking: int) -> str:

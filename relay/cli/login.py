@@ -36,9 +36,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _login(args: argparse.Namespace) -> int:
-    config = load_chosen_config(args)
+    return log_in(load_chosen_config(args), args.name)
+
+
+def log_in(config: Config, name: str) -> int:
+    """Get a token for the smarthost NAME, with what the owner does in a browser; return the exit status."""
     try:
-        account = _find_account(config, args.name)
+        account = _find_account(config, name)
         grant = _log_in_by_code(account) if account.device_endpoint else _log_in_by_redirect(account)
         _keep(account, grant)
     except (_LoginError, SecretError, UnreachableError) as error:

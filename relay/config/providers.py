@@ -235,5 +235,38 @@ PROVIDERS = {row.name: row for row in _ROWS}
 NAMES = PROVIDERS | {name: row for row in _ROWS for name in row.other_names}
 """Every name that ``provider`` may have."""
 
+_DOMAINS = {
+    "orange": "orange.fr wanadoo.fr",
+    "free": "free.fr",
+    "sfr": "sfr.fr neuf.fr club-internet.fr",
+    "bouygues": "bbox.fr",
+    "laposte": "laposte.net",
+    "gmail": "gmail.com googlemail.com",
+    "outlook": (
+        "outlook.com outlook.be outlook.de outlook.es outlook.fr outlook.it"
+        " hotmail.com hotmail.be hotmail.ca hotmail.co.uk hotmail.de hotmail.es hotmail.fr hotmail.it"
+        " hotmail.nl live.com live.be live.ca live.co.uk live.de live.fr live.it live.nl"
+        " msn.com windowslive.com"
+    ),
+    "yahoo": "yahoo.com yahoo.co.uk yahoo.de yahoo.es yahoo.fr yahoo.it ymail.com rocketmail.com",
+    "aol": "aol.com aol.co.uk aol.de aol.fr aim.com verizon.net",
+    "icloud": "icloud.com me.com mac.com",
+    "gmx": "gmx.com gmx.co.uk gmx.es gmx.fr gmx.it gmx.us",
+    "gmx.net": "gmx.net gmx.at gmx.ch gmx.de gmx.eu",
+    "web.de": "web.de",
+    "t-online": "t-online.de",
+    "1und1": "online.de onlinehome.de",
+    "proximus": "proximus.be skynet.be",
+    "bluewin": "bluewin.ch",
+    "bt": "btinternet.com",
+    "comcast": "comcast.net",
+    "fastmail": "fastmail.com fastmail.fm",
+    "zoho": "zoho.com",
+}
+"""Most are from ISPDB."""
+
+DOMAINS = {domain: PROVIDERS[name] for name, domains in _DOMAINS.items() for domain in domains.split()}
+"""Who gives out the addresses of a domain, where that is well known."""
+
 NO_PROVIDER = Provider("", "", "", username=UNKNOWN)
 """What is taken for granted where the owner names no provider."""

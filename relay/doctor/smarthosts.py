@@ -175,12 +175,17 @@ def _judge(config: Config, trial: Trial, attempt: Attempt, sender: str, recipien
 
 
 def _judge_size(config: Config, trial: Trial) -> list[Finding]:
-    size = trial.offers.get("SIZE", "")
-    if not (size.isdecimal() and 0 < int(size) < config.limits.message_size):
-        return []
+    ours = config.limits.message_size
+    theirs = size_limit(trial.offers.get("SIZE", ""), ours)
+    return [SMALL.found(size=format_size(theirs), ours=format_size(ours))] if theirs else []
+
+
+def size_limit(offered: str, ours: int) -> int | None:
+    """Return the largest message of a server by its SIZE parameter, None unless that is less than ours."""
+    if not (offered.isdecimal() and 0 < int(offered) < ours):
+        return None
     # Whole megabytes are what an owner writes.
-    theirs = int(size) if int(size) < MEGABYTE else int(size) // MEGABYTE * MEGABYTE
-    return [SMALL.found(size=format_size(theirs), ours=format_size(config.limits.message_size))]
+    return int(offered) if int(offered) < MEGABYTE else int(offered) // MEGABYTE * MEGABYTE
 
 
 def _judge_certificate(trial: Trial, now: float) -> list[Finding]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator
 
-import tomli_w
-
 from relay.config.problems import KeyPath, format_path
+from relay.config.writing import make_plain, write_body, write_comment, write_pair
 from relay.postfix.draft import Draft, Lack
-
-WIDTH = 116
 
 _TOP = {
     "hostname": "The relay's own name.",
@@ -44,12 +40,12 @@ def write_toml(draft: Draft, made_of: str) -> str:
         "Try it with `relay check`; what each setting means stands in relay.toml.example.",
         *draft.remarks.get((), []),
     ]
-    lines = [*_comment(head), ""]
+    lines = [*write_comment(head), ""]
     for key, words in _TOP.items():
         if key in draft.document:
             lines += [
-                *_comment([words, *draft.remarks.get((key,), [])]),
-                *_pair(key, draft.document[key]),
+                *write_comment([words, *draft.remarks.get((key,), [])]),
+                *write_pair(key, draft.document[key]),
                 "",
             ]
     for key, words in _TABLES.items():
@@ -57,15 +53,18 @@ def write_toml(draft: Draft, made_of: str) -> str:
         if isinstance(value, list):
             for place, block in enumerate(value):
                 path: KeyPath = (key, place)
-                lines += [*_comment([words if not place else "", *draft.remarks.get(path, [])]), f"[[{key}]]"]
+                lines += [
+                    *write_comment([words if not place else "", *draft.remarks.get(path, [])]),
+                    f"[[{key}]]",
+                ]
                 lines += [*_body(block), *_offers(draft, path), ""]
         elif key == "smarthost" and isinstance(value, dict):
             for name, table in value.items():
                 path = (key, name)
-                lines += [*_comment([words, *draft.remarks.get(path, [])]), f"[{format_path(path)}]"]
+                lines += [*write_comment([words, *draft.remarks.get(path, [])]), f"[{format_path(path)}]"]
                 lines += [*_body(table), ""]
         elif isinstance(value, dict) or (key,) in draft.offers:
-            lines += [*_comment([words, *draft.remarks.get((key,), [])]), f"[{key}]"]
+            lines += [*write_comment([words, *draft.remarks.get((key,), [])]), f"[{key}]"]
             lines += [*_body(value if isinstance(value, dict) else {}), *_offers(draft, (key,)), ""]
     return "\n".join([*lines, *_write_lacks(draft.lacks)]).rstrip() + "\n"
 
@@ -78,44 +77,14 @@ def _write_lacks(lacks: Iterable[Lack]) -> Iterator[str]:
         yield "# What has no equivalent here, and why:"
     for reason, whats in by_reason.items():
         yield "#"
-        yield from _comment([f"{reason}:"])
+        yield from write_comment([f"{reason}:"])
         for what in whats:
-            yield f"#   {_plain(what)}"
-
-
-def _comment(sentences: Iterable[str]) -> list[str]:
-    return [
-        f"# {line}"
-        for sentence in sentences
-        for line in textwrap.wrap(_plain(sentence), WIDTH, break_long_words=False, break_on_hyphens=False)
-    ]
-
-
-def _plain(text: str) -> str:
-    """Return a text that may stand in a comment: one line without control characters."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+            yield f"#   {make_plain(what)}"
 
 
 def _offers(draft: Draft, path: KeyPath) -> list[str]:
-    return [f"#{_plain(line)}" for line in draft.offers.get(path, [])]
+    return [f"#{make_plain(line)}" for line in draft.offers.get(path, [])]
 
 
 def _body(table: object) -> list[str]:
-    items = table.items() if isinstance(table, dict) else ()
-    return [line for key, value in items for line in _pair(key, value)]
-
-
-def _pair(key: str, value: object) -> list[str]:
-    """Return the lines of a key and its value; text with backslashes stands in single quotes where it can."""
-    if isinstance(value, str) and "\\" in value and "'" not in value and value.isprintable():
-        return [f"{format_path((key,))} = '{value}'"]
-    if isinstance(value, list) and (line := _list(key, value)):
-        return [line]
-    return tomli_w.dumps({key: value}).rstrip("\n").split("\n")
-
-
-def _list(key: str, values: list[object]) -> str:
-    """Return a list on one line; "" where it is too long for that."""
-    items = [tomli_w.dumps({"_": value}).strip().removeprefix("_ = ") for value in values]
-    line = f"{tomli_w.dumps({key: ''}).partition(' = ')[0]} = [{', '.join(items)}]"
-    return line if len(line) <= WIDTH else ""
+    return write_body(table) if isinstance(table, dict) else []
