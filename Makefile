@@ -2,6 +2,7 @@
 # make test    run the tests
 # make check   everything that CI checks: format, lint, types, layers, tests, coverage
 # make torture the long trials of docs/reliability.md; an hour or two
+# make fuzz    an hour of the trials that make up their input (FUZZ_SECONDS=600 for less)
 # make bench   compare its speed with Postfix's (bench/README.md); needs root
 # make clean   remove what these targets made, the relay's state apart
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 CONFIG ?= .state/relay.toml
 
-.PHONY: run test lint check torture bench clean
+.PHONY: run test lint check torture fuzz bench clean
 
 run: $(STAMP) $(CONFIG)
 	@address=$$(hostname -I 2>/dev/null | cut -d' ' -f1); \
@@ -39,6 +40,9 @@ check: lint test
 
 torture: $(STAMP)
 	TORTURE=whole TORTURE_FIGURES=torture.jsonl $(BIN)/pytest tests/torture $(ARGS)
+
+fuzz: $(STAMP)
+	TORTURE=whole TORTURE_FIGURES=torture.jsonl $(BIN)/pytest tests/torture/test_fuzz.py $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench compare $(ARGS)

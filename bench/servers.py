@@ -144,6 +144,9 @@ relayhost = "[127.0.0.1]:{NEXT_HOP}"
 [[listen]]
 address = "127.0.0.1:{self.port}"
 
+[web]
+address = ""
+
 [access]
 networks = ["127.0.0.0/8"]
 

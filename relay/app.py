@@ -11,9 +11,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import relay
 from relay import events
+from relay.alerts.alerts import Alerts
 from relay.config.model import Config
 from relay.config.problems import ConfigError
 from relay.delivery.departure import Departures
@@ -21,6 +23,7 @@ from relay.delivery.lane import Tools
 from relay.delivery.maildir import Maildirs
 from relay.delivery.manager import Manager
 from relay.delivery.reports import Recorder
+from relay.lookout import look
 from relay.mail.envelope import Message
 from relay.mail.reply import Reply
 from relay.oauth.tokens import Tokens
@@ -33,6 +36,7 @@ from relay.reception.logins import Logins
 from relay.reception.maildrop import Maildrop
 from relay.reception.reverse import ReverseNames
 from relay.reception.server import ListenError, Reception
+from relay.status import Page, Status
 from relay.watch import Watch
 from relay.wiring import Wiring, accounts_of
 
@@ -66,7 +70,7 @@ async def _run(config: Config, load: Callable[[], Config], watch: Watch) -> int:
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     try:
-        async with _serving(config) as service:
+        async with _serving(config, watch.file) as service:
             following = asyncio.create_task(_follow(service, load, watch, asked), name="configuration")
             await stop.wait()
             events.stopping("asked to")
@@ -108,13 +112,13 @@ async def _follow(service: Service, load: Callable[[], Config], watch: Watch, as
 
 
 @asynccontextmanager
-async def _serving(config: Config) -> AsyncIterator[Service]:
+async def _serving(config: Config, file: Path | None) -> AsyncIterator[Service]:
     """The relay at work: what is built first is taken down last."""
     tokens, logins = Tokens(accounts_of(config)), Logins(config.users)
     service = Service(Wiring.of(config, tokens), tokens, logins)
     store = await Store.open(config.queue.path, retry=lambda *claim: service.wiring.retry_at(*claim))
     try:
-        await service.start(store)
+        await service.start(store, file)
         background = [
             asyncio.create_task(service.manager.run(), name="delivery"),
             asyncio.create_task(service.maildrop.run(), name="maildrop"),
@@ -126,6 +130,7 @@ async def _serving(config: Config) -> AsyncIterator[Service]:
             gc.freeze()  # what lives as long as the process need not be looked at again and again
             addresses = ", ".join(service.reception.addresses) or "no address yet"
             events.started(relay.__version__, addresses, str(config.queue.path))
+            await service.page.configure(config)
             yield service
         finally:
             await asyncio.gather(service.reception.close(GRACE_SECONDS), service.manager.close(GRACE_SECONDS))
@@ -134,6 +139,8 @@ async def _serving(config: Config) -> AsyncIterator[Service]:
             await asyncio.gather(*background, return_exceptions=True)
             service.maildrop.close()
             await service.control.close()
+            await service.alerts.close()
+            await service.page.close()
     finally:
         logins.close()
         await store.close()
@@ -152,7 +159,7 @@ class Service:
         self._rejected: list[str] = []
         """What is wrong with the configuration that was not taken."""
 
-    async def start(self, store: Store) -> None:
+    async def start(self, store: Store, file: Path | None) -> None:
         """Build the rooms on a queue, and serve the owner's commands and the maildrop."""
         wiring, config = self.wiring, self.wiring.config
         self._store = store
@@ -173,8 +180,15 @@ class Service:
             self._logins,
         )
         self.maildrop = self._build_maildrop(intake)
+        told = config.queue.path.with_name(f"{config.queue.path.name}.alerts")
+        self.alerts = Alerts(told, lambda after: look(store, self._tokens, after))
+        status = Status(
+            store, self.control, self.manager, self._tokens, lambda: self.wiring.config, self._find_problems
+        )
+        self.page = Page(status, file)
         await self.control.start()
         await self.maildrop.open()
+        self.alerts.configure(config)
 
     async def configure(self, config: Config) -> None:
         """Follow a changed configuration, without dropping a session or a transfer. Raises ListenError."""
@@ -194,6 +208,9 @@ class Service:
         self._departures.configure(wiring.departure)
         self.manager.configure(wiring.clock, has_postmaster=bool(config.postmaster))
         events.configure_logging(config.log)
+        self.alerts.configure(config)
+        if (config.web, config.hostname) != (old.web, old.hostname):
+            await self.page.configure(config)
         self._rejected = []
         events.configured(_name_changes(old, config))
         if _leads_elsewhere(old, config):
@@ -228,6 +245,7 @@ class Service:
                 pause,
                 time.time,
                 changed,
+                time.monotonic,
             )
 
         hostname = self.wiring.config.hostname
@@ -240,6 +258,7 @@ class Service:
             time.time,
             maildirs=lambda changed: Maildirs(hostname, self._store.read, changed),
             has_postmaster=bool(self.wiring.config.postmaster),
+            steady=time.monotonic,
         )
 
     def _build_intake(self) -> Intake:
@@ -254,6 +273,7 @@ class Service:
             route=wiring.ways.route,
             verify=wiring.verify,
             has_room=manager.has_room,
+            may_begin=manager.may_begin,
             submit=manager.submit,
             wake=manager.wake,
             retry_at=lambda number, now: wiring.retry_at(1, now, number),

@@ -104,10 +104,32 @@ def configure_logging(settings: Log) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    _log.setLevel(settings.level.upper())
+    handler.setLevel(settings.level.upper())
+    _choose_level()
     logging.getLogger("mail").setLevel(logging.CRITICAL)  # aiosmtpd's own account of each connection
     # No line names a thread or process: then they need not be found out.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def observe(observer: logging.Handler) -> None:
+    """Hand each event from INFO on to an observer too, whatever the log shows.
+
+    The arguments of a record are the event's fields, with its name as ``event``.
+    """
+    _log.addHandler(observer)
+    _choose_level()
+
+
+def ignore(observer: logging.Handler) -> None:
+    """Hand an observer no more events."""
+    _log.removeHandler(observer)
+    _choose_level()
+
+
+def _choose_level() -> None:
+    """Make no record that nobody wants."""
+    levels = [handler.level for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
+    _log.setLevel(min([*levels, logging.INFO] if _log.handlers else levels, default=logging.WARNING))
 
 
 def _printable(text: str) -> str:
@@ -256,6 +278,22 @@ def handshake_failed(client: Client, reason: str) -> None:
     )
 
 
+def page_opened(url: str) -> None:
+    """Browsers are shown the status page."""
+    _emit(logging.INFO, "page_opened", "the status page is at %(url)s", url=url)
+
+
+def page_login_failed(client: str, reason: str) -> None:
+    """Somebody gave a wrong password for the status page, or gave too many."""
+    _emit(
+        logging.WARNING,
+        "page_login_failed",
+        "status page: login from %(client)s failed: %(reason)s",
+        client=client,
+        reason=reason,
+    )
+
+
 def login_failed(client: Client, method: str, user: str, reason: str) -> None:
     """A client gave a wrong user name or password, or gave too many."""
     _emit(
@@ -356,6 +394,7 @@ def attempted(message: Message, recipient: Recipient, state: State, attempt: Att
         recipient=recipient.address,
         original=recipient.original,
         relay=attempt.host or "none",
+        next_hop=attempt.next_hop,
         delay=round(max(0.0, now - message.received_at), 3),
         dsn=attempt.reply.dsn,
         status=status,
@@ -403,6 +442,36 @@ def login_refused(next_hop: str, seconds: float, reply: Reply) -> None:
 def next_hop_recovered(next_hop: str) -> None:
     """A next hop that had been down answers again."""
     _emit(logging.INFO, "next_hop_up", "%(next_hop)s: answers again", next_hop=next_hop)
+
+
+def alerted(cause: str, state: Literal["begins", "over"], way: str, text: str) -> None:
+    """The owner was told of something by other means than mail."""
+    _emit(
+        logging.INFO,
+        "alert",
+        "alert %(cause)s %(state)s, told by %(way)s: %(words)s",
+        cause=cause,
+        state=state,
+        way=way,
+        words=text,
+    )
+
+
+def alert_failed(cause: str, seconds: float, reason: str) -> None:
+    """The owner could not be told of something."""
+    _emit(
+        logging.WARNING,
+        "alert_failed",
+        "alert %(cause)s is not told, and tried again in %(seconds)d s: %(reason)s",
+        cause=cause,
+        seconds=round(seconds),
+        reason=reason,
+    )
+
+
+def alert_output(program: str, text: str) -> None:
+    """The owner's program for alerts said something."""
+    _emit(logging.DEBUG, "alert_output", "%(program)s: %(words)s", program=program, words=text)
 
 
 def commanded(command: str, chosen: str, count: int) -> None:

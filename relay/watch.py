@@ -17,7 +17,7 @@ class Watch:
     """Watches a file, from the moment at which this is made; it may vanish and come back."""
 
     def __init__(self, file: Path | None) -> None:
-        self._file = file
+        self.file = file
         self._seen = self._stamp()
 
     async def changes(self, asked: asyncio.Event) -> AsyncIterator[None]:
@@ -41,10 +41,10 @@ class Watch:
 
     def _stamp(self) -> tuple[int, int, int] | None:
         """Return what changes with the file; None where it is not there."""
-        if self._file is None:
+        if self.file is None:
             return None
         try:
-            status = self._file.stat()
+            status = self.file.stat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino

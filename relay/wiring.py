@@ -99,6 +99,7 @@ class Wiring:
                 home,
                 sender_canonical=config.sender_canonical if config.rewrite.scope == "all" else Canonical(),
                 recipient_canonical=config.recipient_canonical,
+                keeps_subject=queue.history_subjects,
             ),
             arrival_checks(config.header_checks),
             DepartureRules(home, outside, external_checks(config.header_checks), config.postmaster),

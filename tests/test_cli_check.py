@@ -111,3 +111,21 @@ def test_no_secret_is_printed_whether_the_configuration_is_right_or_wrong(
     output = "".join(capsys.readouterr())
     assert not any(secret in output for secret in ("hunter2", "hunter3", "hunter4", "AAECAwQF"))
     assert ("(hidden)" in output) is (tls == "implicit")
+
+
+def test_alerts_that_would_not_arrive_are_warned_of(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text('[alerts]\ncommand = ["/nowhere/notify"]\nwebhook_env = "HOOK"\n')
+    monkeypatch.delenv("HOOK", raising=False)
+    assert main(["check", "--config", str(config)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: alerts.command: there is no program /nowhere/notify that may be run",
+        "warning: alerts.webhook: the environment variable HOOK is not set",
+    ]
+    config.write_text('[alerts]\ncommand = ["sh"]\nwebhook_env = "HOOK"\n')
+    monkeypatch.setenv("HOOK", "S3CR3T")
+    assert main(["check", "--config", str(config)]) == 0
+    output = capsys.readouterr()
+    assert output.err == "warning: alerts.webhook: is not an address such as https://ntfy.sh/topic\n"
+    assert "S3CR3T" not in output.out

@@ -15,7 +15,9 @@ from tests.support.service import Service
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_until_it_is_stopped(tmp_path: Path, stop: signal.Signals) -> None:
     config = tmp_path / "relay.toml"
-    config.write_text(f'[[listen]]\naddress = "127.0.0.1:0"\n[queue]\npath = "{tmp_path}/queue.db"\n')
+    config.write_text(
+        f'[[listen]]\naddress = "127.0.0.1:0"\n[queue]\npath = "{tmp_path}/queue.db"\n[web]\naddress = ""\n'
+    )
     command = [sys.executable, "-m", "relay", "serve", "--config", config]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -11,7 +11,7 @@ import pytest
 
 from relay.config import loading, model
 from relay.config.loading import ConfigError, find_config, load_config, parse_config
-from relay.config.model import Access, Config, Dns, Limits, Listen, Log, Queue, Rewrite
+from relay.config.model import Access, Alerts, Config, Dns, Limits, Listen, Log, Queue, Rewrite, Web
 from relay.config.secrets import Secret
 
 EXAMPLE = (Path(__file__).parent.parent / "relay.toml.example").read_text(encoding="utf-8")
@@ -125,6 +125,24 @@ def test_an_open_relay_must_be_asked_for() -> None:
     assert config.access == Access((ip_network("0.0.0.0/0"), ip_network("::/0")), open_relay=True)
 
 
+def test_where_the_status_page_is() -> None:
+    assert parse("").web == Web("127.0.0.1", 8025)
+    assert parse('[web]\naddress = ""').web == Web("", 0)
+    assert parse('[web]\naddress = "[::1]:0"').web == Web("::1", 0)
+    assert parse('[web]\naddress = "0.0.0.0:80"\npassword = "p"').web == Web("0.0.0.0", 80, Secret("p"))
+
+
+def test_who_gets_alerts() -> None:
+    assert parse("").alerts == Alerts()
+    assert parse('[alerts]\ncommand = ["notify", "-x y"]').alerts == Alerts(("notify", "-x y"))
+    assert parse('[alerts]\nwebhook = "https://ntfy.sh/a"').alerts == Alerts(
+        webhook=Secret("https://ntfy.sh/a")
+    )
+    assert parse('[alerts]\nwebhook_env = "HOOK"\nform = "json"').alerts == Alerts(
+        webhook=Secret(variable="HOOK"), form="json"
+    )
+
+
 def test_nobody_may_be_allowed_to_relay() -> None:
     assert parse("[access]\nnetworks = []").access.networks == ()
 
@@ -153,13 +171,15 @@ def test_the_example_without_comment_signs_has_every_key() -> None:
     document["local"]["lmtp"] = ""  # it cannot stand beside maildir
     for field in fields(Config):
         cls = getattr(model, field.name.capitalize(), None)
-        if is_dataclass(cls) and cls not in (Listen, model.Smarthost, model.Aliases):
+        if is_dataclass(cls) and cls not in (Listen, model.Smarthost, model.Aliases, model.Web, model.Alerts):
             assert missing(cls, document[field.name]) == []
     shown = {key: None for smarthost in document["smarthost"].values() for key in smarthost}
     forms = {key.removesuffix("_file").removesuffix("_env"): None for key in shown}
     assert missing(model.Smarthost, shown | forms) == []
     assert missing(model.ListenerTls, document["tls"]) == []
     assert missing(Listen, document["listen"][0] | {"host": "", "port": 0}) == []
+    assert document["web"].keys() == {"address", "password_file"}
+    assert document["alerts"].keys() == {"command", "webhook_file", "form"}
     assert document["header_checks"][0].keys() == {"pattern", "action", "scope"}
 
 

@@ -74,6 +74,13 @@ retry = ["500ms", "90s"]
 message_size = "10 MiB"
 [dns]
 nameservers = ["::1", "127.0.0.1:5353"]
+[web]
+address = "[::]:8025"
+password_env = "WEB"
+[alerts]
+command = ["/usr/bin/notify", "me"]
+webhook_file = "/run/secrets/webhook"
+form = "ntfy"
 """
 
 HOUSE = r"""

@@ -297,6 +297,10 @@ async def test_old_mail_beyond_the_room_of_its_next_hop_neither_expires_untried_
                 State.QUEUED: 2 * FIRST_BACKLOG,
                 DEFERRED: FIRST_BACKLOG,
             }
+            entries = await rig.store.list_messages(0, 1000, Selection())
+            recipients = [recipient for entry in entries for recipient in entry.recipients]
+            turned_away = [recipient for recipient in recipients if recipient.state is DEFERRED]
+            assert {recipient.attempted_at for recipient in turned_away} == {None}
             assert await rig.store.next_due_at(rig.now(), {}) > rig.now()  # type: ignore[operator]
 
 

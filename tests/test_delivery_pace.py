@@ -145,7 +145,9 @@ async def test_a_lane_with_a_rate_takes_few_and_remembers_what_left(site: Site) 
         await site.until_reported()
         await site.lane.close(10)
         assert site.lane.room(NOW) == lanes.FIRST_BACKLOG
+        site.now.time = NOW + 59
         assert not site.lane.is_disposable(NOW + 59)
+        site.now.time = NOW + 60
         assert site.lane.is_disposable(NOW + 60)
 
 

@@ -9,9 +9,9 @@ from threading import Event
 
 import pytest
 
-from relay.doctor.background import in_thread
 from relay.doctor.finding import Finding, Kind, Severity
 from relay.doctor.run import Section, examine, run_checks
+from relay.threads import in_thread
 from tests.support.dns_server import DnsServer
 from tests.support.doctor import PUBLIC, config, kinds
 from tests.support.smtp_server import Script, ScriptedServer, offer

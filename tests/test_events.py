@@ -71,6 +71,8 @@ def every_event(text: str) -> list[Call]:
         (events.lost, (client, text)),
         (events.encrypted, (client, text, text)),
         (events.handshake_failed, (client, text)),
+        (events.page_opened, (text,)),
+        (events.page_login_failed, (text, text)),
         (events.login_failed, (client, text, text, text)),
         (events.session_failed, (client, error)),
         (events.refused, (client, text, reply, text, text)),
@@ -82,6 +84,9 @@ def every_event(text: str) -> list[Call]:
         (events.login_refused, (text, 12.3, attempt.reply)),
         (events.next_hop_recovered, (text,)),
         (events.removed, (text,)),
+        (events.alerted, (text, "begins", text, text)),
+        (events.alert_failed, (text, 12.3, text)),
+        (events.alert_output, (text, text)),
         (events.commanded, (text, text, 2)),
         (events.listener_opened, (text,)),
     ]
@@ -131,7 +136,11 @@ def test_every_event_is_tried_with_hostile_text() -> None:
         for name, function in inspect.getmembers(events, inspect.isfunction)
         if function.__module__ == events.__name__ and not name.startswith("_")
     }
-    assert {event for event, _ in every_event("")} == public - {events.configure_logging}
+    assert {event for event, _ in every_event("")} == public - {
+        events.configure_logging,
+        events.observe,
+        events.ignore,
+    }
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -154,6 +163,29 @@ def test_every_event_is_one_json_object_that_any_parser_takes(text: str) -> None
         assert {"time", "level", "event", "text"} <= fields.keys()
         assert fields["text"].isprintable()
         json.dumps(fields, ensure_ascii=False).encode()  # no lone surrogate
+
+
+class Observer(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[object] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert isinstance(record.args, dict)
+        self.seen.append(record.args["event"])
+
+
+def test_an_observer_is_told_whatever_the_log_shows() -> None:
+    observer = Observer()
+    stopped, warned = (events.stopped, ()), (events.warned, ("the disk is full",))
+    events.observe(observer)
+    try:
+        assert len(log("text", stopped, (events.connected, (CLIENT,)), warned, level="warning")) == 1
+        assert observer.seen == ["stopped", "warning"]
+    finally:
+        events.ignore(observer)
+    assert len(log("text", stopped, warned, level="warning")) == 1
+    assert observer.seen == ["stopped", "warning"]
 
 
 @given(text=st.text(st.characters(codec=None)))

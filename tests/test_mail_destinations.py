@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from relay.mail.aliases import Aliases
-from relay.mail.destinations import Destinations, Mailboxes
+from relay.mail.destinations import Destinations, Mailboxes, Turn
 from relay.mail.reply import Reply
 from relay.mail.rewrite import Home
-from relay.mail.route import ByLocal, Mailbox, NextHop, Refuse, Route, TransportEntry
+from relay.mail.route import ByLocal, Mailbox, NextHop, Refuse, Route, Rule, TransportEntry
 
 HUB = NextHop("hub.test")
 RELAYHOST = NextHop("smarthost.test", 587, is_relayhost=True)
@@ -296,3 +296,55 @@ class TestOneCopy:
         destinations = house(lmtp=LMTP)
         assert destinations.identity("chris+a@gw.test") == destinations.identity("CHRIS+A@house.test")
         assert destinations.identity("chris+a@gw.test") != destinations.identity("chris@gw.test")
+
+
+class TestRules:
+    @pytest.mark.parametrize(
+        ("address", "rule"),
+        [
+            ("a@gone.test", ("transport", "gone.test")),
+            ("Shop+x@hub.test", ("transport", "shop@hub.test")),
+            ("a@pc.far.test", ("transport", ".far.test")),
+            ("a@x.test", ("sender_relayhost", "@isp.test")),
+            ("chris@gw.test", ("local", "users")),
+            ("who@gw.test", ("local", "domains")),
+            ("Moved@gw.test", ("aliases", "moved")),
+        ],
+    )
+    def test_a_route_tells_what_decided(self, address: str, rule: Rule) -> None:
+        hops = {key: TransportEntry(HUB) for key in ("shop@hub.test", ".far.test")}
+        destinations = house(
+            aliases={"moved": GONE},
+            transport={"gone.test": TransportEntry(GONE), **hops},
+            sender_relayhost={"@isp.test": RELAYHOST},
+        )
+        assert destinations.route(address, "me@isp.test").rule == rule
+
+    def test_other_rules_decide_where_those_are_missing(self) -> None:
+        assert house(relayhost=RELAYHOST).route("a@x.test").rule == ("relayhost",)
+        assert house().route("a@x.test").rule == ()
+        assert house(lmtp=LMTP).route("chris@gw.test").rule == ("local", "lmtp")
+        assert house(aliases={"*": GONE}).route("who@gw.test").rule == ("aliases", "*")
+
+    def test_routes_are_the_same_whatever_led_to_them(self) -> None:
+        assert len({Route(HUB, rule=("relayhost",)), Route(HUB, rule=("transport", "*")), Route(HUB)}) == 1
+
+    def test_an_expansion_tells_its_steps(self) -> None:
+        destinations = house(aliases={"all": ("Chris", "team", "a@x.test"), "team": ("root",), "*": ("Ann",)})
+        assert list(destinations.walk("ALL@gw.test")) == [
+            Turn("ALL@gw.test", ("Chris@gw.test", "team@gw.test", "a@x.test"), ("aliases", "all")),
+            Turn("Chris@gw.test", ("Chris@gw.test",), ()),
+            Turn("team@gw.test", ("root@gw.test",), ("aliases", "team")),
+            Turn("root@gw.test", ("owner@isp.test",), ("postmaster",)),
+            Turn("owner@isp.test", ("owner@isp.test",), ()),
+            Turn("a@x.test", ("a@x.test",), ()),
+        ]
+        assert next(destinations.walk("who@gw.test")).rule == ("aliases", "*")
+
+    def test_the_first_step_leads_from_a_name_alone_to_somebody_here(self) -> None:
+        assert list(house().walk("chris@isp.test", "chris")) == [
+            Turn("", ("chris@gw.test",), ()),
+            Turn("chris@gw.test", ("chris@gw.test",), ()),
+        ]
+        first = next(house(users={}).walk("postmaster@isp.test", "postmaster"))
+        assert first == Turn("", ("owner@isp.test",), ("postmaster",))

@@ -9,6 +9,7 @@ import regex
 
 from relay.mail.header_checks import (
     Action,
+    Decision,
     HeaderCheck,
     Inspected,
     Inspection,
@@ -41,6 +42,23 @@ def refuse(text: str) -> Reply | None:
     inspection = Inspection([check("^X:", "REJECT", text)])
     inspection.inspect(b"X: 1\r\n")
     return inspection.refusal
+
+
+def test_decisions_are_told_the_first_of_them() -> None:
+    rules = check("^(X)-A", "REPLACE", "$1-B: 1"), check("^X-Part", "HOLD"), check("^Y", "DUNNO")
+    inspection = Inspection(rules)
+    for header in (b"X-A: 1\r\n", b"Z: 1\r\n", b"Y: 1\r\n"):
+        inspection.inspect(header)
+    inspection.inspect_part(b"X-Part: 1\r\n")
+    inspection.inspect_part(b"Y: 2\r\n")
+    assert inspection.decisions == [
+        Decision(rules[0], b"X-A: 1\r\n", Inspected((), b"X-B: 1\r\n"), b"X-B: 1"),
+        Decision(rules[2], b"Y: 1\r\n", Inspected((), b"Y: 1\r\n"), b""),
+        Decision(rules[1], b"X-Part: 1\r\n", Inspected((), b"X-Part: 1\r\n"), b""),
+    ]
+    for _ in range(1000):
+        inspection.inspect(b"Y: 1\r\n")
+    assert len(inspection.decisions) == 100
 
 
 class TestTheMatchedText:

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from relay.mail.attempt import Attempt, State
 from relay.mail.envelope import Envelope, Message, Recipient
-from relay.mail.lifecycle import TRANSITIONS, age, is_late, judge, latest_sensible, next_attempt_at
+from relay.mail.lifecycle import (
+    TRANSITIONS,
+    Moment,
+    age,
+    find_jump,
+    is_late,
+    judge,
+    latest_sensible,
+    next_attempt_at,
+    rejuvenate,
+)
 from relay.mail.reply import Reply
 
 QUEUE_PAGE = Path(__file__).parent.parent / "docs" / "queue.md"
@@ -147,3 +157,25 @@ class TestAge:
 
     def test_not_late_when_the_clock_was_set_back(self) -> None:
         assert not is_late(make_message(NOW + 1e6), NOW, 100)
+
+
+@pytest.mark.parametrize(
+    ("wall", "steady", "jump"),
+    [
+        (60.0, 60.0, 0.0),
+        (3660.0, 60.0, 3600.0),
+        (3600.0, 60.0, 0.0),
+        (-3600.0, 60.0, 0.0),
+        (1e9, 60.0, 1e9 - 60),
+    ],
+)
+def test_a_jump_is_what_the_clock_ran_ahead_of_the_time_that_passed(
+    wall: float, steady: float, jump: float
+) -> None:
+    assert find_jump(Moment(NOW, 100.0), Moment(NOW + wall, 100.0 + steady)) == jump
+
+
+def test_a_message_is_no_older_for_a_jump() -> None:
+    message = make_message(NOW)
+    assert rejuvenate(message, 0.0) is message
+    assert age(rejuvenate(message, 1e9), NOW + 1e9 + 5) == 5

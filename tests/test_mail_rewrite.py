@@ -55,6 +55,12 @@ def test_rewriting_on_arrival_is_repeated_until_nothing_changes() -> None:
     assert rules.rewrite_once("a@x", HOME) == ("b@x", "")
 
 
+def test_rewriting_tells_its_steps() -> None:
+    rules = canonical(("a@x", "b@x"), ("@x", "@y"))
+    assert list(rules.steps("a@X", HOME)) == [("a@x", "b@x", ""), ("@x", "b@y", "")]
+    assert list(rules.steps("a@z", HOME)) == []
+
+
 def test_an_entry_equal_to_itself_means_leave_alone() -> None:
     rules = canonical(("a@old.test", "a@old.test"), ("@old.test", "any@new.test"))
     assert rules.rewrite("a@old.test", HOME) == ("a@old.test", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ async def test_a_message_whose_commit_was_cancelled_but_went_on_is_whole(store: 
     await gate.entered()
     incoming = store.incoming(1)
     await incoming.write(LARGE)
-    commit = asyncio.ensure_future(incoming.commit(make_message(1), retry_at=None))
+    commit = asyncio.ensure_future(incoming.commit(make_message(1, size=len(LARGE)), retry_at=None))
     while not incoming._may_be_stored:
         await asyncio.sleep(0)
     commit.cancel()
@@ -164,16 +165,16 @@ async def test_a_message_whose_commit_was_cancelled_but_went_on_is_whole(store: 
         await commit
     await incoming.abandon()
     await gate.let_go()
-    assert await content_of(store, make_message(1)) == LARGE
+    assert await content_of(store, make_message(1, size=len(LARGE))) == LARGE
     assert store._memory.used == 0
 
 
 async def test_a_message_that_is_stored_is_not_abandoned_any_more(store: Store) -> None:
     incoming = store.incoming(1)
     await incoming.write(LARGE)
-    await incoming.commit(make_message(1), retry_at=None)
+    await incoming.commit(make_message(1, size=len(LARGE)), retry_at=None)
     await incoming.abandon()
-    assert await content_of(store, make_message(1)) == LARGE
+    assert await content_of(store, make_message(1, size=len(LARGE))) == LARGE
 
 
 async def test_a_message_abandoned_while_its_file_is_written_leaves_nothing(store: Store) -> None:
@@ -281,6 +282,36 @@ async def test_a_file_that_is_missing_is_told(store: Store) -> None:
         await content_of(store, message)
 
 
+@pytest.mark.parametrize("size", [0, 1, len(LARGE) - 1, len(LARGE) + 1])
+async def test_a_file_of_another_size_is_told_and_nothing_of_it_is_given_out(store: Store, size: int) -> None:
+    message = await accept(store, content=LARGE)
+    file = store._contents.path(message.number)
+    file.write_bytes((LARGE + CONTENT)[:size])
+    async with aclosing(store.read(message.number)) as blocks:
+        with pytest.raises(QueueError, match=rf"{file} is damaged \({size} bytes, not {len(LARGE)}\)"):
+            await anext(blocks)
+    file.write_bytes(LARGE)
+    assert await content_of(store, message) == LARGE
+
+
+async def test_a_file_that_is_cut_while_it_is_read_is_told_before_its_end(store: Store) -> None:
+    message = await accept(store, content=LARGE)
+    async with aclosing(store.read(message.number)) as blocks:
+        await anext(blocks)
+        os.truncate(store._contents.path(message.number), len(LARGE) // 2)
+        with pytest.raises(QueueError, match="is damaged"):
+            [block async for block in blocks]
+
+
+async def test_a_file_whose_message_is_in_no_table_any_more_is_not_read(store: Store) -> None:
+    message = await accept(store, content=LARGE)
+    await store.record([outcome(message, State.DELIVERED)])
+    await store.purge(2e9)
+    store._contents._numbers.add(message.number)  # it is purged while it is read
+    with pytest.raises(QueueError, match="no longer in the queue"):
+        await content_of(store, message)
+
+
 async def test_a_file_that_cannot_be_read_is_told(store: Store) -> None:
     message = await accept(store, content=LARGE)
     file = store._contents.path(message.number)
@@ -306,7 +337,7 @@ async def test_a_reading_that_is_broken_off_leaves_no_descriptor(store: Store) -
 
 
 def test_a_reader_that_is_closed_opens_nothing(path: Path) -> None:
-    reader = Contents(path).open(1)
+    reader = Contents(path).open(1, 9)
     reader.close()
     assert reader.read(1) == b""
 

@@ -111,6 +111,8 @@ async def test_messages_are_listed_with_what_became_of_them(service: Service) ->
                 "received_at": NOW,
                 "finished_at": None,
                 "is_report": False,
+                "message_id": "",
+                "subject": "",
                 "recipients": [
                     {
                         "address": "a\udcff@aol.com",
@@ -119,6 +121,8 @@ async def test_messages_are_listed_with_what_became_of_them(service: Service) ->
                         "attempts": 0,
                         "next_attempt_at": NOW + 900,
                         "attempted_at": pytest.approx(0, abs=1e12),
+                        "next_hop": ISP,
+                        "scope": "recipient",
                         "host": "mx[1.2.3.4]:25",
                         "reply": "host mx[1.2.3.4] said: 451 4.3.0 try later (in reply to DATA command)",
                     }
@@ -254,3 +258,18 @@ async def test_a_service_that_stops_without_an_answer_is_told(tmp_path: Path) ->
         await asyncio.to_thread(request, tmp_path / "queue.db", {"command": "ping"})
     server.close()
     await server.wait_closed()
+
+
+async def test_the_queue_is_counted(service: Service) -> None:
+    nothing = {"ok": True, "messages": 0, "recipients": {}, "oldest": None}
+    assert await service.ask(command="count") == nothing
+    await accept(service.store, 2)
+    held = await accept(service.store, is_held=True, now=NOW - 60)
+    assert await service.ask(command="count") == {
+        "ok": True,
+        "messages": 2,
+        "recipients": {"queued": 2, "held": 1},
+        "oldest": NOW - 60,
+    }
+    await service.ask(command="delete", ids=[held.queue_id])
+    assert (await service.ask(command="count"))["messages"] == 1

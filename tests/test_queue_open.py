@@ -118,12 +118,12 @@ async def test_an_older_queue_is_brought_forward(tmp_path: Path, monkeypatch: py
     path = tmp_path / "queue.db"
     async with opened(path) as store:
         message = await accept(store)
-    later = (*schema.MIGRATIONS, "ALTER TABLE message ADD COLUMN subject BLOB; CREATE TABLE note (text BLOB)")
+    later = (*schema.MIGRATIONS, "ALTER TABLE message ADD COLUMN colour BLOB; CREATE TABLE note (text BLOB)")
     monkeypatch.setattr(schema, "MIGRATIONS", later)
     async with opened(path) as store:
         assert await store.show(message.number) is not None
     assert query(path, "PRAGMA user_version") == [(len(later),)]
-    assert query(path, "SELECT subject FROM message") == [(None,)]
+    assert query(path, "SELECT colour FROM message") == [(None,)]
 
 
 _MESSAGE = (

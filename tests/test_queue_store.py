@@ -244,6 +244,21 @@ async def test_what_a_wrong_clock_booked_is_brought_forward(store: Store) -> Non
     assert [c.message for c in await claim(store)] == [strange]
 
 
+async def test_what_waits_is_no_older_for_a_clock_that_was_set_forward(store: Store) -> None:
+    await accept(store)
+    await accept(store, now=NOW + 1e9 + 6)
+    assert await store.rejuvenate(NOW + 5, 1e9) == 1
+    times = [entry.message.received_at for entry in await store.list_messages(0, 9, Selection())]
+    assert times == [NOW + 1e9, NOW + 1e9 + 6]
+
+
+async def test_what_came_in_the_future_counts_as_received_now(store: Store) -> None:
+    await accept(store, now=NOW + 1e9)
+    await store.bring_forward(NOW + 7200, NOW)
+    (entry,) = await store.list_messages(0, 9, Selection())
+    assert entry.message.received_at == NOW
+
+
 # A backlog
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from relay.mail.attempt import State
-from relay.queue.errors import NoRoom, QueueError, explain
+from relay.queue.errors import DiskError, NoRoom, QueueError, explain
 from relay.queue.store import Store
 from relay.queue.writer import Writer
 from tests.support.queue import Gate, accept, opened, outcome, query, retry_in_five_minutes
@@ -161,7 +161,7 @@ async def test_the_fast_path_of_a_message_has_two_commits(store: Store) -> None:
         (sqlite3.SQLITE_FULL, NoRoom, "no room on the disk"),
         (sqlite3.SQLITE_CORRUPT, QueueError, "is damaged"),
         (sqlite3.SQLITE_READONLY_ROLLBACK, QueueError, "can't be written"),
-        (sqlite3.SQLITE_IOERR_FSYNC, QueueError, "the disk of the queue"),
+        (sqlite3.SQLITE_IOERR_FSYNC, DiskError, "the disk of the queue"),
         (sqlite3.SQLITE_BUSY, QueueError, "is in use by another program"),
         (sqlite3.SQLITE_MISMATCH, QueueError, "failed: because"),
     ],
@@ -173,3 +173,13 @@ def test_failures_of_sqlite_are_told_in_words(code: int, kind: type[QueueError],
     assert type(explained) is kind
     assert words in str(explained)
     assert "/q/queue.db" in str(explained)
+
+
+async def test_only_what_is_fsynced_is_counted(tmp_path: Path) -> None:
+    async with opened(tmp_path / "queue.db") as store:
+        number, seconds = store.commits
+        await store.counts()
+        assert store.commits == (number, seconds)
+        await accept(store)
+        assert store.commits[0] == number + 1
+        assert store.commits[1] > seconds

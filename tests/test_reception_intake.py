@@ -143,6 +143,7 @@ async def relaying(
             route=destinations.route,
             verify=know_nothing,
             has_room=lambda _: delivery.has_room,
+            may_begin=lambda _: delivery.has_room,
             submit=delivery.submitted.append,
             wake=delivery.wake,
             retry_at=lambda _, now: now + 300,
@@ -453,8 +454,7 @@ class TestContent:
             assert len(await queue.claim(relay.store, NOW)) == 1
 
     async def test_wakes_delivery_that_has_got_room_meanwhile(self, tmp_path: Path) -> None:
-        answers = iter([False, True])
-        async with relaying(tmp_path, has_room=lambda _: next(answers)) as relay:
+        async with relaying(tmp_path, has_room=lambda _: False) as relay:
             assert (await relay.take()).code == 250
             assert relay.delivery.submitted == []
             assert relay.delivery.woken == 1
@@ -708,6 +708,31 @@ class TestTheLog:
             f"reject: header X-Bad {where}",
         ]
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+class TestTheHistory:
+    @pytest.mark.parametrize("keeps_subject", [True, False])
+    async def test_gets_the_message_id_and_if_wanted_the_subject(
+        self, tmp_path: Path, keeps_subject: bool
+    ) -> None:
+        async with relaying(tmp_path, check("^Subject: spam", "IGNORE")) as relay:
+            relay.intake.rules = replace(relay.intake.rules, keeps_subject=keeps_subject)
+            await relay.take(content=b"Subject: spam\r\nsubject: =?utf-8?q?=C3=A9t=C3=A9?=\r\n" + CONTENT)
+            message = await relay.message()
+        assert (message.message_id, message.subject) == ("<1@pc>", "été" if keeps_subject else "")
+
+    async def test_gets_the_message_id_that_we_added(self, tmp_path: Path) -> None:
+        async with relaying(tmp_path) as relay:
+            relay.intake.rules = replace(relay.intake.rules, keeps_subject=True)
+            await relay.take(content=b"\r\nhello\r\n")
+            message = await relay.message()
+        assert message.message_id.endswith(f".{message.queue_id}@gw.test>")
+        assert message.subject == ""
+
+    async def test_keeps_no_message_id_of_any_length(self, tmp_path: Path) -> None:
+        async with relaying(tmp_path) as relay:
+            await relay.take(content=b"Message-ID: <" + b"x" * 100_000 + b">\r\n\r\n")
+            assert len((await relay.message()).message_id) == 998
 
 
 class TestInASession:

@@ -269,6 +269,26 @@ async def test_what_was_injected_in_clear_is_never_answered_nor_obeyed(
     assert message.envelope.reverse_path == "a@b.test"
 
 
+@LISTENS
+@in_both_loops
+async def test_a_client_that_breaks_an_encrypted_connection_leaves_nothing_behind(
+    files: ListenerTls, trust: ssl.SSLContext, listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a word of TLS: then only the loss of the connection tells."""
+    caplog.set_level(logging.INFO)
+    async with serving(MemoryIntake(), listens=[listen], tls=files) as reception:
+        at_once = trust if listen.tls == "implicit" else None
+        async with connected(reception, listen.host, tls=at_once) as peer:
+            if not at_once:
+                await peer.ask("STARTTLS")
+                await peer.start_tls(trust)
+            await peer.ask("NOOP")
+            peer.writer.transport.abort()
+        async with asyncio.timeout(20):
+            while "lost connection" not in caplog.text:
+                await asyncio.sleep(0.01)
+
+
 @in_both_loops
 async def test_starttls_forgets_who_the_client_was(files: ListenerTls, trust: ssl.SSLContext) -> None:
     intake = MemoryIntake()

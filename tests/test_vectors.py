@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from relay.config.problems import ConfigError
+from tests.support import explained
+
 HERE = Path(__file__).parent / "vectors"
 DIFFERENCES = Path(__file__).parents[1] / "docs" / "differences.md"
 ORACLE, DRIVER = HERE / "oracle.py", HERE / "driver.py"
@@ -57,11 +60,11 @@ def differences() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     """What the relay did in each case that is asked for; one run of the oracle for all of them."""
-    wanted = [
-        str(item.callspec.params["case_id"])
+    wanted = {
+        str(item.callspec.params["case_id"]): None
         for item in request.session.items
         if isinstance(item, pytest.Function) and "outcomes" in item.fixturenames
-    ]
+    }
     folder = tmp_path_factory.mktemp("vectors")
     chosen, results = folder / "chosen.json", folder / "results.json"
     chosen.write_text(json.dumps([in_haste(cases()[case_id]) for case_id in wanted]))
@@ -104,6 +107,17 @@ def test_the_relay_does_as_postfix_does(case_id: str, outcomes: dict[str, Case])
         pytest.fail(f"{case_id} comes out as Postfix's: remove it from docs/differences.md", pytrace=False)
     if case_id not in differences() and found:
         pytest.fail("\n".join([cases()[case_id]["title"], *found]), pytrace=False)
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs("unshare", "ip")
+@pytest.mark.parametrize("case_id", [case_id for case_id in cases() if case_id not in explained.CONVERTED])
+async def test_relay_explain_says_what_the_relay_does(case_id: str, outcomes: dict[str, Case]) -> None:
+    outcome = outcomes[case_id]
+    try:
+        await explained.compare(cases()[case_id], outcome)
+    except (ConfigError, ValueError):
+        assert {reply["code"] for steps in outcome["sessions"] for reply in steps[0]["replies"]} == {421}
 
 
 def test_only_cases_in_scope_are_listed_as_different() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ import tomli_w
 
 from relay.cli.options import add_config_option, load_chosen_config
 from relay.config.advice import advise
-from relay.config.model import Config
+from relay.config.alerts import split_webhook
+from relay.config.model import Alerts, Config
 from relay.config.rendering import render
 from relay.config.secrets import SecretError
 
@@ -44,6 +46,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _find_warnings(config: Config) -> Iterator[str]:
+    yield from _find_warnings_of_alerts(config.alerts)
     passwords = {}
     for name, smarthost in config.smarthost.items():
         try:
@@ -54,3 +57,13 @@ def _find_warnings(config: Config) -> Iterator[str]:
         except SecretError as error:
             yield f"smarthost.{name}: {error}"
     yield from advise(config, passwords)
+
+
+def _find_warnings_of_alerts(alerts: Alerts) -> Iterator[str]:
+    if alerts.command and shutil.which(alerts.command[0]) is None:
+        yield f"alerts.command: there is no program {alerts.command[0]} that may be run"
+    try:
+        if alerts.webhook:
+            split_webhook(alerts.webhook.read(os.environ))
+    except (SecretError, ValueError) as error:
+        yield f"alerts.webhook: {error}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from relay.cli.control import request
-from relay.cli.options import add_config_option, find_queue
+from relay.cli.control import NotRunningError, request
+from relay.cli.options import add_config_option, find_queue, load_chosen_config
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
@@ -24,7 +24,11 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _healthcheck(args: argparse.Namespace) -> int:
-    reply = request(find_queue(args), {"command": "ping"})
+    try:
+        reply = request(find_queue(args), {"command": "ping"})
+    except NotRunningError:
+        load_chosen_config(args)  # its errors, where it has some, are why
+        raise
     for problem in reply.get("problems", ()):
         print(f"degraded: {problem}")
     return 0 if reply["ok"] else 1

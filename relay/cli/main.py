@@ -12,7 +12,20 @@ from pathlib import Path
 import relay
 from relay.config.problems import ConfigError
 
-COMMANDS = ("serve", "check", "doctor", "queue", "send", "healthcheck", "login", "passwd", "import-postfix")
+COMMANDS = (
+    "serve",
+    "init",
+    "check",
+    "doctor",
+    "explain",
+    "queue",
+    "trace",
+    "send",
+    "healthcheck",
+    "login",
+    "passwd",
+    "import-postfix",
+)
 """Modules of ``relay.cli`` whose ``add_parser`` sets ``run``; only the one in use is imported."""
 
 SENDMAIL = {"sendmail": [], "mailq": ["-bp"], "newaliases": ["-bi"]}

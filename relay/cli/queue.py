@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relay.cli.control import EMPTY, ask, request
+from relay.cli.follow import choose, follow, summarize
 from relay.cli.options import add_config_option, find_queue
-from relay.queue.control import NotRunningError, perform, request
-from relay.queue.errors import QueueError
-from relay.queue.store import Store
+from relay.cli.words import describe_due, format_duration, format_size, make_plain
+from relay.queue.rows import pack
+from relay.queue.selection import matches
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
 
 _PAGE = 1000
-_EMPTY = "the queue is empty (no queue at {} yet)"
 _EVERYTHING = {"ids": None, "to": None, "from": None}
 _ACTIONS = {
     "retry": ("try waiting messages now", "due now"),
@@ -51,7 +50,11 @@ def add_parser(subparsers: Subparsers) -> None:
         action = commands.add_parser(name, help=purpose)
         _add_selection(action)
         action.add_argument("--all", action="store_true", help="all messages")
-        action.set_defaults(run=_act, command=name, usage_error=action.error)
+        action.set_defaults(run=_act, command=name, usage_error=action.error, wait=False)
+        if name == "retry":
+            action.add_argument(
+                "--wait", action="store_true", help="show how it goes on until none of them waits to be tried"
+            )
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
@@ -82,27 +85,27 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(list(_messages(path, args)), indent=2))
         return 0
-    now, count, size = time.time(), 0, 0
+    now, count, total = time.time(), 0, 0
     for message in _messages(path, args):
         print(*_lines(message, now), sep="\n")
-        count, size = count + 1, size + message["size"]
+        count, total = count + 1, total + message["size"]
     if count:
-        print(f"{_messages_in_words(count)}, {_size(size)}")
+        print(f"{_messages_in_words(count)}, {format_size(total)}")
     elif path.exists():
         print("the queue is empty" if _selection(args) == _EVERYTHING else "no message matches")
     else:
-        print(_EMPTY.format(path))
+        print(EMPTY.format(path))
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    message = _ask(find_queue(args), {"command": "show", "id": args.id})["message"]
+    message = ask(find_queue(args), {"command": "show", "id": args.id})["message"]
     if args.json:
         print(json.dumps(message, indent=2))
         return 0
     print(*_lines(message, time.time()), sep="\n")
     if message["header"]:
-        print("", *map(_plain, message["header"].replace("\t", " ").splitlines()), sep="\n")
+        print("", *map(make_plain, message["header"].replace("\t", " ").splitlines()), sep="\n")
     return 0
 
 
@@ -110,59 +113,59 @@ def _act(args: argparse.Namespace) -> int:
     chosen = _selection(args)
     if chosen == _EVERYTHING and not args.all:
         args.usage_error("say which messages: queue ids, --to, --from or --all")
-    reply = _ask(find_queue(args), {"command": args.command, **chosen})
+    if args.wait:
+        return _retry_and_wait(find_queue(args), args)
+    reply = ask(find_queue(args), {"command": args.command, **chosen})
     if args.json:
         print(json.dumps(reply, indent=2))
     else:
-        for queue_id in reply["unknown"]:
-            print(f"relay: no message {_plain(queue_id)} in the queue", file=sys.stderr)
-        print(f"{_messages_in_words(reply['changed'])} {_ACTIONS[args.command][1]}")
+        _tell(reply, args)
     return 0 if reply["changed"] and not reply["unknown"] else 1
+
+
+def _retry_and_wait(path: Path, args: argparse.Namespace) -> int:
+    ask(path, {"command": "ping"}, needs_service=True)
+    wanted = None if args.to is None else pack(args.to)
+    pursuit = choose(_messages(path, args), lambda address: wanted is None or matches(pack(address), wanted))
+    reply = ask(path, {"command": "retry", **_selection(args)}, needs_service=True)
+    if not args.json:
+        _tell(reply, args)
+    try:
+        follow(
+            pursuit,
+            lambda: _messages(path, args, needs_service=True),
+            lambda message: request(path, message),
+            None if args.json else sys.stdout,
+        )
+    except KeyboardInterrupt:
+        print("relay: no longer watching; the relay goes on sending", file=sys.stderr)
+        raise
+    if args.json:
+        print(json.dumps({**reply, **pursuit.outcomes}, indent=2))
+    else:
+        print(*summarize(pursuit), sep="\n")
+    return 0 if reply["changed"] and not reply["unknown"] and pursuit.is_success else 1
+
+
+def _tell(reply: dict[str, Any], args: argparse.Namespace) -> None:
+    for queue_id in reply["unknown"]:
+        print(f"relay: no message {make_plain(queue_id)} in the queue", file=sys.stderr)
+    print(f"{_messages_in_words(reply['changed'])} {_ACTIONS[args.command][1]}", flush=True)
 
 
 def _selection(args: argparse.Namespace) -> dict[str, Any]:
     return {"ids": args.ids or None, "to": args.to, "from": args.sender}
 
 
-def _messages(path: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _messages(
+    path: Path, args: argparse.Namespace, *, needs_service: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yield the chosen messages, page by page."""
     page = [{"id": "0"}] if path.exists() else []
     while page:
         asked = {"command": "list", "after": page[-1]["id"], "limit": _PAGE, **_selection(args)}
-        page = _ask(path, asked)["messages"]
+        page = ask(path, asked, needs_service=needs_service)["messages"]
         yield from page
-
-
-def _ask(path: Path, message: dict[str, Any]) -> dict[str, Any]:
-    """Have the running service do it, or do it ourselves where none runs; raises OSError where it fails."""
-    try:
-        reply = request(path, message)
-    except NotRunningError:
-        if not path.exists():
-            raise FileNotFoundError(_EMPTY.format(path)) from None
-        if not os.access(path, os.R_OK):
-            raise _forbidden(path) from None
-        reply = asyncio.run(_perform(path, message))
-    except PermissionError:
-        raise _forbidden(path) from None
-    if not reply["ok"]:
-        raise OSError(reply["error"])
-    return reply
-
-
-def _forbidden(path: Path) -> PermissionError:
-    return PermissionError(f"only root and the relay's own user may look at the queue {path}")
-
-
-async def _perform(path: Path, message: dict[str, Any]) -> dict[str, Any]:
-    try:
-        store = await Store.open(path, retry=lambda _attempt, now, _number: now)  # nothing is claimed here
-    except QueueError as error:
-        return {"ok": False, "error": str(error)}
-    try:
-        return await perform(store, message)
-    finally:
-        await store.close()
 
 
 # Words
@@ -170,50 +173,26 @@ async def _perform(path: Path, message: dict[str, Any]) -> dict[str, Any]:
 
 def _lines(message: dict[str, Any], now: float) -> Iterator[str]:
     """Yield what there is to say about a message."""
-    age = _duration(now - message["received_at"])
+    age = format_duration(now - message["received_at"])
     origin = f" by {message['client']}" if message["client"] else ""
-    sender = _plain(f"from <{message['sender']}>{origin}")
-    yield f"{message['id']}  {_size(message['size'])}  {age} ago  {sender}"
+    sender = make_plain(f"from <{message['sender']}>{origin}")
+    yield f"{message['id']}  {format_size(message['size'])}  {age} ago  {sender}"
     for recipient in message["recipients"]:
         original = recipient["original"]
-        yield _plain(
+        yield make_plain(
             f"    to <{recipient['address']}>"
             + (f" (given as <{original}>)" if original else "")
-            + f": {_state(recipient, now)}"
+            + f": {_state(recipient)}{describe_due(recipient, now)}"
         )
         if recipient["reply"]:
-            yield f"        {_plain(recipient['reply'])}"
+            yield f"        {make_plain(recipient['reply'])}"
 
 
-def _state(recipient: dict[str, Any], now: float) -> str:
-    words = str(recipient["state"])
+def _state(recipient: dict[str, Any]) -> str:
     attempts = recipient["attempts"]
-    if attempts:
-        words += f" after {attempts} attempt{'s' if attempts > 1 else ''}"
-    due_at = recipient["next_attempt_at"]
-    if due_at is not None:
-        words += ", due now" if due_at <= now else f", next attempt in {_duration(due_at - now)}"
-    return words
+    counted = f" after {attempts} attempt{'s' if attempts > 1 else ''}" if attempts else ""
+    return f"{recipient['state']}{counted}"
 
 
 def _messages_in_words(count: int) -> str:
     return "1 message" if count == 1 else f"{count} messages"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
-
-
-def _size(count: int) -> str:
-    for unit, length in (("MB", 1_000_000), ("kB", 1000)):
-        if count >= length:
-            return f"{count / length:.1f} {unit}"
-    return f"{count} B"
-
-
-def _plain(text: str) -> str:
-    """Return text without what could disturb a terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)

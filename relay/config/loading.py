@@ -6,9 +6,10 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
 from pathlib import Path
 
+from relay.config.alerts import read_alerts
 from relay.config.canonical import read_canonical
 from relay.config.header_checks import read_header_checks
 from relay.config.house import (
@@ -20,9 +21,11 @@ from relay.config.house import (
     read_local,
 )
 from relay.config.listeners import read_listener_tls, read_listeners, read_users
-from relay.config.model import Access, Config, Dns, Limits, Local, Log, Network, Queue, Rewrite
+from relay.config.model import Access, Config, Dns, Limits, Local, Log, Network, Queue, Rewrite, Web
+from relay.config.places import Places
 from relay.config.problems import ConfigError, KeyPath, Problems, describe_toml_error
 from relay.config.routes import parse_relayhost, read_sender_relayhost, read_transport
+from relay.config.secret_values import read_secret
 from relay.config.sections import Section
 from relay.config.smarthosts import read_smarthosts
 from relay.config.values import (
@@ -31,6 +34,7 @@ from relay.config.values import (
     parse_domain,
     parse_duration,
     parse_flag,
+    parse_listen_address,
     parse_mail_address,
     parse_nameserver,
     parse_network,
@@ -63,13 +67,15 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     Relative paths in it start at its folder, wherever a command is run. Raises ConfigError.
     """
     found = find_config(path, environ)
+    return _parse(found, _read_text(found) if found else "")
+
+
+def load_with_places(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, Places]:
+    """Return what ``load_config`` does, and where its rules stand in the file."""
+    found = find_config(path, environ)
     text = _read_text(found) if found else ""
-    return parse_config(
-        text,
-        machine_name=socket.gethostname(),
-        file=str(found or USUAL_PATHS[0]),
-        folder=found.absolute().parent if found else Path(),
-    )
+    config = _parse(found, text)  # before the places: these need a valid text
+    return config, Places.of(str(found or ""), text)
 
 
 def parse_config(text: str, *, machine_name: str, file: str = "relay.toml", folder: Path = Path()) -> Config:
@@ -104,6 +110,15 @@ def choose_hostname(machine_name: str) -> str:
     except ValueError:
         return FALLBACK_HOSTNAME
     return FALLBACK_HOSTNAME if _CONTAINER_ID.fullmatch(name) else name
+
+
+def _parse(file: Path | None, text: str) -> Config:
+    return parse_config(
+        text,
+        machine_name=socket.gethostname(),
+        file=str(file or USUAL_PATHS[0]),
+        folder=file.absolute().parent if file else Path(),
+    )
 
 
 def _read_text(path: Path) -> str:
@@ -149,6 +164,8 @@ def _read_config(top: Section, machine_name: str) -> Config:
         queue=queue,
         limits=_read_limits(top.table("limits")),
         dns=_read_dns(top.table("dns")),
+        web=_read_web(top.table("web")),
+        alerts=read_alerts(top.table("alerts")),
         log=_read_log(top.table("log")),
     )
     if not (local_section.has_wrong_values or alias_section.has_wrong_values):
@@ -236,6 +253,24 @@ def _read_dns(section: Section) -> Dns:
     dns = Dns(nameservers=section.read_list("nameservers", parse_nameserver, default.nameservers))
     section.reject_unknown()
     return dns
+
+
+def _read_web(section: Section) -> Web:
+    default = Web()
+    host, port = section.read("address", _parse_web_address, (default.host, default.port))
+    web = Web(host, port, password=read_secret(section, "password"))
+    section.reject_unknown()
+    if host and not ip_address(host).is_loopback and not web.password and not section.has_wrong_values:
+        section.reject(
+            "others than this machine could reach the page: give it a password (password, password_file or"
+            ' password_env), or keep it on this machine, "127.0.0.1:8025"',
+            "address",
+        )
+    return web
+
+
+def _parse_web_address(value: object) -> tuple[str, int]:
+    return ("", 0) if value == "" else parse_listen_address(value)
 
 
 def _read_log(section: Section) -> Log:

@@ -141,6 +141,28 @@ class Dns:
 
 
 @dataclass(frozen=True, slots=True)
+class Web:
+    """The status page, /healthz and /metrics."""
+
+    host: str = "127.0.0.1"
+    """An IP address; "" where the page is off."""
+    port: int = 8025
+    password: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """Who is told what mail cannot tell."""
+
+    command: tuple[str, ...] = ()
+    """A program and its arguments; empty where there is none."""
+    webhook: Secret | None = None
+    """An address, which may hold a token."""
+    form: Literal["auto", "ntfy", "gotify", "json"] = "auto"
+    """What is sent there; ``auto``: the address shows it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """The log on standard output."""
 
@@ -175,4 +197,6 @@ class Config:
     queue: Queue = Queue()
     limits: Limits = Limits()
     dns: Dns = Dns()
+    web: Web = Web()
+    alerts: Alerts = Alerts()
     log: Log = Log()

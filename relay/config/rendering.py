@@ -6,7 +6,7 @@ Secrets that stand in the file itself are hidden; ``parse_config`` then asks for
 from __future__ import annotations
 
 from relay.config.house import EVERYBODY
-from relay.config.model import Access, Config, Listen, ListenerTls, Local, Queue, Smarthost
+from relay.config.model import Access, Alerts, Config, Listen, ListenerTls, Local, Queue, Smarthost
 from relay.config.secret_values import HIDDEN, render_secret
 from relay.config.values import format_duration, format_rate, format_size
 from relay.mail.address import quote_address, quote_local
@@ -56,6 +56,11 @@ def render(config: Config) -> Table:
             "messages_per_hour": config.limits.messages_per_hour,
         },
         "dns": {"nameservers": [_join_port(address, port) for address, port in config.dns.nameservers]},
+        "web": {
+            "address": _join_port(config.web.host, config.web.port) if config.web.host else "",
+            **render_secret("password", config.web.password),
+        },
+        "alerts": _render_alerts(config.alerts),
         "log": {"format": config.log.format, "level": config.log.level},
     }
 
@@ -113,6 +118,11 @@ def _render_queue(queue: Queue) -> Table:
         "history": format_duration(queue.history),
         "history_subjects": queue.history_subjects,
     }
+
+
+def _render_alerts(alerts: Alerts) -> Table:
+    form = {"form": alerts.form} if alerts.webhook else {}
+    return {"command": list(alerts.command), **render_secret("webhook", alerts.webhook), **form}
 
 
 def _render_transport(entry: TransportEntry) -> object:

@@ -278,7 +278,10 @@ def parse_local_part(text: str) -> str:
             if text
             else 'the address has nothing before its "@"'
         )
-    return unquote_local(text)
+    local = unquote_local(text)
+    if not local:
+        raise ValueError('the address has nothing before its "@"')
+    return local
 
 
 def describe(value: object) -> str:

@@ -69,6 +69,8 @@ class Tools:
     now: Callable[[], float]
     changed: Callable[[], None]
     """Called when a lane that had no room may have some again."""
+    steady: Callable[[], float] | None = None
+    """A clock that nobody sets, for rates; ``now`` where there is none."""
 
 
 class Agent:

@@ -45,13 +45,16 @@ class DepartureRules:
             envelope, reverse_path=rewrite_address(envelope.reverse_path, table, home), recipients=recipients
         )
 
-    def edit_header(self, block: bytes) -> bytes:
-        """Return the header block of an external copy: checked, then rewritten."""
+    def edit_header(self, block: bytes, inspection: Inspection | None = None) -> bytes:
+        """Return the header block of an external copy: checked, then rewritten.
+
+        ``inspection`` is one of ``checks`` that tells afterwards what they did.
+        """
         if not (self.checks or self.sender_canonical.entries):
             return block
         headers, _ = split_content(block)
         if self.checks:
-            inspection = Inspection(self.checks)
+            inspection = inspection or Inspection(self.checks)
             kept: list[bytes] = []
             for header in headers:
                 inspected = inspection.inspect(header)

@@ -60,6 +60,7 @@ class Lane:
         self.blocked_until = 0.0
         """Epoch second of the next probe."""
         self._tools = tools
+        self._steady = tools.steady or tools.now
         self._waiting: deque[Transfer] = deque()
         self._pace = Pace(next_hop.rate)
         self._alarm: asyncio.TimerHandle | None = None
@@ -86,7 +87,7 @@ class Lane:
         is_idle = not (self._waiting or self._workers)
         return (
             is_idle
-            and self._pace.is_at_rest(now)
+            and self._pace.is_at_rest(self._steady())
             and (not self._failures or now >= self.blocked_until + FORGET_SECONDS)
         )
 
@@ -172,7 +173,7 @@ class Lane:
 
     def _ready(self) -> int:
         """Return how many of the transfers that wait may leave now."""
-        return min(len(self._waiting), self._pace.allowance(self._tools.now()))
+        return min(len(self._waiting), self._pace.allowance(self._steady()))
 
     def _employ(self) -> None:
         """Wake or start a worker for each transfer that may leave, as far as the next hop allows."""
@@ -191,7 +192,7 @@ class Lane:
             alarm.set_result(None)
 
     def _set_alarm(self) -> None:
-        delay = self._pace.delay(self._tools.now())
+        delay = self._pace.delay(self._steady())
         if self._waiting and delay and self._alarm is None:
             self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
 
@@ -226,7 +227,7 @@ class Lane:
             return None
         agent.generation = self._generation
         transfer = self._waiting.popleft()
-        self._pace.note(self._tools.now())
+        self._pace.note(self._steady())
         self._set_alarm()
         if self._has_turned_away and len(self._waiting) < self._backlog // 2:
             self._has_turned_away = False

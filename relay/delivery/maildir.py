@@ -25,13 +25,11 @@ import pwd
 import stat
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from threading import Thread
 
 from relay.delivery.agent import ContentError, Report, Transfer, explain_error
 from relay.mail.attempt import Attempt, Claim, Scope
@@ -41,6 +39,7 @@ from relay.mail.lines import end_lines_in_lf
 from relay.mail.reply import Reply
 from relay.mail.route import Mailbox
 from relay.mail.trace import delivery_headers, was_delivered_to
+from relay.threads import in_thread
 
 MAILDIR = "maildir"
 """What stands in the log and in the queue in the place of a server and of a next hop."""
@@ -142,7 +141,7 @@ class Maildirs:
         loop = asyncio.get_running_loop()
         attempt = _fail(Reply(451, "4.3.2", "the relay was stopped while it wrote the message"))
         try:
-            attempt = await _run_in_thread(partial(self._deliver, delivery, loop))
+            attempt = await in_thread(partial(self._deliver, delivery, loop))
         except Exception as error:
             reply = explain_error(f"delivery of {delivery.claim.message.queue_id}", error)
             attempt = _fail(reply, Scope.MESSAGE)
@@ -238,21 +237,6 @@ def _explain(mailbox: Mailbox, error: OSError) -> Reply:
     words = f"the mailbox of {mailbox.user} cannot be written: {place}: {error.strerror}"
     advice = _ADVICE.get(error.errno or 0, "").format(uid=os.geteuid())
     return Reply(451, "4.3.0", f"{words}; {advice}" if advice else words)
-
-
-async def _run_in_thread(work: Callable[[], Attempt]) -> Attempt:
-    """Do blocking work in a thread that the end of the process does not wait for: its disk may hang."""
-    answer: Future[Attempt] = Future()
-    answer.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            answer.set_result(work())
-        except Exception as error:
-            answer.set_exception(error)
-
-    Thread(target=run, name="mailbox", daemon=True).start()
-    return await asyncio.wrap_future(answer)
 
 
 # Files and folders, by their names in an open folder: nothing can be put in the place of one meanwhile

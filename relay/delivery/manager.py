@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from relay import events
+from relay.delivery.jumps import Jumps
 from relay.delivery.lane import Health, Lane, Report, Tools, Transfer
 from relay.delivery.maildir import MAILDIR, Maildirs
 from relay.mail import lifecycle
@@ -58,6 +59,8 @@ class Queue(Protocol):
     async def next_due_at(self, now: float, caps: Mapping[str, int]) -> float | None: ...
 
     async def bring_forward(self, after: float, now: float) -> int: ...
+
+    async def rejuvenate(self, before: float, jump: float) -> int: ...
 
     async def give_back(self, number: int, indexes: Sequence[int]) -> None: ...
 
@@ -112,11 +115,13 @@ class Manager:
         *,
         maildirs: Callable[[Callable[[], None]], Maildirs],
         has_postmaster: bool = True,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         """Wire the manager.
 
         ``route`` gives the way to a recipient for mail of a reverse-path. ``tools`` are made of two of the
         manager's own: when to probe a next hop again, and ``wake``; ``maildirs`` are made of ``wake``.
+        ``steady`` is a clock that nobody sets, by which a jump of ``now`` is noticed.
         """
         self._queue = queue
         self._route = route
@@ -133,6 +138,9 @@ class Manager:
         self._wake = asyncio.Event()
         self._wakes_at = 0.0
         self._turned_at = math.inf
+        self._jumps = Jumps(now, steady or now)
+        self._jump_kept = 0.0
+        """Seconds of the clock's jumps that the queue knows of."""
         self._is_crowded = False
         """Whether a lane was given no room for the sake of the others: a pass that ends may make some."""
         self._is_stopping = False
@@ -214,7 +222,14 @@ class Manager:
         await self._sleep()
 
     async def _mend_clock(self) -> None:
-        """Where the clock was set back (at the start, it may have been), wait no longer than intended."""
+        """Where the clock was set back (at the start, it may have been), wait no longer than intended.
+
+        Where it was set forward, mail that waits gets no older, unless a crash comes between.
+        """
+        jump = self._jumps.look() - self._jump_kept
+        if jump:
+            await self._queue.rejuvenate(self._now() - jump, jump)
+            self._jump_kept += jump
         now = self._now()
         if now < self._turned_at:
             for lane in self._lanes.values():
@@ -239,6 +254,8 @@ class Manager:
     async def _sleep(self) -> None:
         """Wait until something is due, a lane may be probed, or someone calls ``wake``."""
         now = self._now()
+        if now < self._turned_at:
+            return  # the clock was set back just now: what is booked is not worth waiting for
         moments = [lane.blocked_until for lane in self._lanes.values() if lane.is_blocked(now)]
         is_full = len(self._passes) >= IN_FLIGHT
         due_at = now if is_full else await self._queue.next_due_at(now, self._caps(now))
@@ -378,7 +395,7 @@ class Manager:
 
     async def _follow(self, claim: Claim, results: Results, turned_away: Sequence[Outcome]) -> None:
         """Record what becomes of a claim until nothing more will."""
-        started_at = self._now()
+        started_at, jumped = self._now(), self._jump_kept
         if turned_away:
             await self._save(claim, turned_away, None)
         left = len(claim.message.envelope.recipients) - len(turned_away)
@@ -387,6 +404,11 @@ class Manager:
         while left:
             known = await results.take()
             left -= len(known)
+            jump = self._jumps.look() - jumped
+            if jump:
+                claim = replace(claim, message=lifecycle.rejuvenate(claim.message, jump))
+                jumped += jump
+                self.wake()
             given_up += [recipient.index for recipient, attempt in known.items() if attempt is None]
             fresh = self._judge(claim, known, started_at)
             outcomes += fresh
@@ -435,6 +457,7 @@ class Manager:
 
     def _next_attempt_at(self, claim: Claim, started_at: float, now: float) -> float:
         """Return when to try again, counted from the start of the pass: its recipients stay together."""
+        started_at = min(started_at, now)  # the clock may have been set back since
         wait = lifecycle.next_attempt_at(self._clock.retry, claim.attempt_number, 0.0, claim.message.number)
         return started_at + wait if started_at + wait > now else now + wait
 

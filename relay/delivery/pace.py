@@ -11,7 +11,7 @@ from relay.mail.route import Rate
 class Pace:
     """Keeps to a rate exactly: in no span of its length do more messages leave, bursts or not.
 
-    ``now`` is in epoch seconds. What left before the relay started is not known.
+    ``now`` is in seconds of any clock. What left before the relay started is not known.
     """
 
     def __init__(self, rate: Rate | None) -> None:

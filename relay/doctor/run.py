@@ -25,7 +25,6 @@ from relay.doctor import (
     service,
     smarthosts,
 )
-from relay.doctor.background import in_thread
 from relay.doctor.finding import UNCHECKED, Finding
 from relay.doctor.lookup import Ask, Lookup
 from relay.doctor.service import Waiting
@@ -37,6 +36,7 @@ from relay.oauth.tokens import Tokens
 from relay.reception.access import default_gateway
 from relay.routing.myself import Myself
 from relay.routing.resolver import Resolver
+from relay.threads import in_thread
 from relay.wiring import account_of, accounts_of, locate_by
 
 LIMIT_SECONDS = 60.0

@@ -25,7 +25,12 @@ class Aliases:
     """Under folded keys."""
 
     def find(self, address: str, home: Home) -> Targets | Refuse | None:
-        """Return what an address stands for, one step; None where no key but ``*`` matches it.
+        """Return what an address stands for, one step; None where no key but ``*`` matches it."""
+        match = self.match(address, home)
+        return None if match is None else match[1]
+
+    def match(self, address: str, home: Home) -> tuple[str, Targets | Refuse] | None:
+        """Return the key that matches an address, and what it stands for; None where there is but ``*``.
 
         Keys are looked for in Postfix's order. An extension (``user+extension``) that a key leaves out is
         passed on to the targets of a ``user@domain``, as virtual(5) has it, and dropped for a bare ``user``,
@@ -36,7 +41,7 @@ class Aliases:
         for key, extension in _keys(address, home):
             found = self.entries.get(key)
             if found is not None:
-                return found if isinstance(found, Refuse) else _apply(found, address, extension)
+                return key, found if isinstance(found, Refuse) else _apply(found, address, extension)
         return None
 
     @property

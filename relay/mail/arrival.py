@@ -17,13 +17,15 @@ _DROPPED = frozenset({"bcc", "content-length", "resent-bcc", "return-path"})
 
 @dataclass(frozen=True, slots=True)
 class ArrivalRules:
-    """The configuration of rewriting on arrival."""
+    """The configuration of rewriting on arrival, and of what is kept of the headers."""
 
     hostname: str
     home: Home
     sender_canonical: Canonical = field(default_factory=Canonical)
     """Empty where senders are rewritten only in copies that leave for the outside."""
     recipient_canonical: Canonical = field(default_factory=Canonical)
+    keeps_subject: bool = False
+    """Whether the queue is told the subject, for its history."""
 
     def rewrite_sender(self, reverse_path: str) -> str:
         """Return a reverse-path completed and rewritten."""

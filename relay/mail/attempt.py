@@ -74,6 +74,8 @@ class Outcome:
     attempt: Attempt
     next_attempt_at: float = 0.0
     """Epoch seconds; meaningful for a deferred recipient."""
+    was_tried: bool = True
+    """Whether there was an attempt; else ``attempt`` says why the recipient goes on waiting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from relay.mail.address import complete, fold, join_address, split_address
-from relay.mail.aliases import Aliases
+from relay.mail.aliases import ANYBODY, Aliases
 from relay.mail.reply import Reply
 from relay.mail.rewrite import Home
-from relay.mail.route import ByLocal, Mailbox, NextHop, Refuse, Route, TransportEntry
+from relay.mail.route import ByLocal, Mailbox, NextHop, Refuse, Route, Rule, TransportEntry
 from relay.mail.transport import entry_for, route
 
 POSTMASTER = "postmaster"
@@ -50,6 +51,16 @@ class Mailboxes:
         return Mailbox(name, Path(self.maildir.replace("{user}", name))) if name is not None else None
 
 
+class Turn(NamedTuple):
+    """One step of an expansion."""
+
+    address: str
+    """"" for the name that was given, where it is somebody here though it has no domain."""
+    targets: tuple[str, ...]
+    """What takes its place; itself where nothing does."""
+    rule: Rule
+
+
 @dataclass(frozen=True, slots=True)
 class Destinations:
     """The configured ways out, and the mailboxes of the house."""
@@ -76,34 +87,39 @@ class Destinations:
         if not (address or given):
             return (address,)
         reached: dict[str, str] = {}
-        waiting = [self._begin(address, given)]
+        for turn in self.walk(address, given):
+            if fold(turn.address) in map(fold, turn.targets):
+                reached.setdefault(self.identity(turn.address), turn.address)
+        return tuple(reached.values()) or (address,)
+
+    def walk(self, address: str, given: str = "") -> Iterator[Turn]:
+        """Yield the steps that ``expand`` takes."""
+        begun, rule = self._begin(address, given)
+        if begun != address:
+            yield Turn("", (begun,), rule)
+        waiting = [begun]
         seen: set[str] = set()
         while waiting and len(seen) < MOST_ADDRESSES:
             current = waiting.pop(0)
             if fold(current) in seen:
                 continue
             seen.add(fold(current))
-            targets = self.step(current)
-            if fold(current) in map(fold, targets):
-                reached.setdefault(self.identity(current), current)
-            waiting[:0] = [target for target in targets if fold(target) != fold(current)]
-        return tuple(reached.values()) or (address,)
+            turn = self._turn(current)
+            yield turn
+            waiting[:0] = [target for target in turn.targets if fold(target) != fold(current)]
 
     def step(self, address: str) -> tuple[str, ...]:
         """Return the addresses in the place of one; itself where nothing takes its place."""
-        targets = self._targets(address)
-        if targets is None or isinstance(targets, Refuse):
-            return (address,)
-        return tuple(complete(target, self.user_domain or self.home.domain) for target in targets)
+        return self._turn(address).targets
 
     def route(self, address: str, sender: str = "") -> Route:
         """Return the way to an expanded address, for mail of a (rewritten) sender.
 
         The transport table comes before everything else.
         """
-        moved = self.aliases.find(address, self.home)
-        if isinstance(moved, Refuse):
-            return Route(moved)
+        alias = self.aliases.match(address, self.home)
+        if alias is not None and isinstance(alias[1], Refuse):
+            return Route(alias[1], rule=("aliases", alias[0]))
         if not self.is_local(address):
             return route(
                 address,
@@ -115,9 +131,12 @@ class Destinations:
             )
         mailbox = self.mailboxes.find(self._user(address))
         if mailbox is not None:
-            return Route(mailbox, internal=True)
+            rule = ("local", "users" if isinstance(mailbox, Mailbox) else "lmtp")
+            return Route(mailbox, internal=True, rule=rule)
         others = self.aliases.of_anybody
-        return Route(others if isinstance(others, Refuse) else Refuse(self._explain_refusal(address)))
+        if isinstance(others, Refuse):
+            return Route(others, rule=("aliases", ANYBODY))
+        return Route(Refuse(self._explain_refusal(address)), rule=("local", "domains"))
 
     def is_local(self, address: str) -> bool:
         """Whether mail for an address stays here: its domain is local, and no transport entry is for it."""
@@ -136,27 +155,38 @@ class Destinations:
             return join_address(local, domain)
         return local if self.mailboxes.lmtp else self._user(fold(address))
 
-    def _begin(self, address: str, given: str) -> str:
+    def _begin(self, address: str, given: str) -> tuple[str, Rule]:
         """Return where expansion begins: a user or alias of ours that was given without a domain stays ours.
 
         That goes for "postmaster" too (RFC 5321 section 4.5.1), even where addresses are completed with a
         domain that is hosted elsewhere.
         """
         if not given or "@" in given:
-            return address
+            return address, ()
         here = join_address(given, self.user_domain)
         is_unchanged = fold(address) == fold(complete(given, self.home.domain))
         if is_unchanged and (self.aliases.find(here, self.home) or self._has_mailbox(here)):
-            return here
-        return self.postmaster if self.postmaster and fold(given) == POSTMASTER else address
+            return here, ()
+        if self.postmaster and fold(given) == POSTMASTER:
+            return self.postmaster, ("postmaster",)
+        return address, ()
 
-    def _targets(self, address: str) -> tuple[str, ...] | Refuse | None:
-        targets = self.aliases.find(address, self.home)
-        if targets is not None or not self.is_local(address) or self._has_mailbox(address):
-            return targets
+    def _turn(self, address: str) -> Turn:
+        targets, rule = self._targets(address)
+        if targets is None or isinstance(targets, Refuse):
+            return Turn(address, (address,), ())
+        domain = self.user_domain or self.home.domain
+        return Turn(address, tuple(complete(target, domain) for target in targets), rule)
+
+    def _targets(self, address: str) -> tuple[tuple[str, ...] | Refuse | None, Rule]:
+        alias = self.aliases.match(address, self.home)
+        if alias is not None:
+            return alias[1], ("aliases", alias[0])
+        if not self.is_local(address) or self._has_mailbox(address):
+            return None, ()
         if self.postmaster and self._is_reserved(address):
-            return (self.postmaster,)
-        return self.aliases.of_anybody
+            return (self.postmaster,), ("postmaster",)
+        return self.aliases.of_anybody, ("aliases", ANYBODY)
 
     def _has_mailbox(self, address: str) -> bool:
         return self.is_local(address) and self.mailboxes.has(self._user(address))

@@ -129,7 +129,8 @@ def build_report(
     """
     body, boundary = _join_parts(_write_parts(plan, message, original, settings, now), number, now)
     is_8bit = not body.isascii()
-    header = _write_header(plan, message, settings, boundary, number, now, is_8bit=is_8bit)
+    message_id = format_message_id(now, format_queue_id(number), settings.hostname)
+    header = _write_header(plan, message, settings, boundary, number, now, message_id, is_8bit=is_8bit)
     notify = _choose_notify(plan, message, settings)
     envelope = Envelope(
         reverse_path="",
@@ -150,6 +151,7 @@ def build_report(
             body_is_8bit=is_8bit,
             received_at=now,
             is_report=True,
+            message_id=message_id,
         ),
         content,
     )
@@ -274,6 +276,7 @@ def _write_header(
     boundary: str,
     number: int,
     now: float,
+    message_id: str,
     *,
     is_8bit: bool,
 ) -> bytes:
@@ -290,6 +293,6 @@ def _write_header(
         "MIME-Version: 1.0",
         f'Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary="{boundary}"',
         f"Content-Transfer-Encoding: {'8bit' if is_8bit else '7bit'}",
-        f"Message-Id: {format_message_id(now, queue_id, host)}",
+        f"Message-Id: {message_id}",
     )
     return "".join(f"{line}\r\n" for line in lines).encode()

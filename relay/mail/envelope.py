@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 UNKNOWN = "unknown"
+LARGEST_NUMBER = 2**63 - 1
+"""What a message number stays below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,10 @@ class Message:
     """``name[address]`` of the client; "" for our own reports."""
     is_report: bool = False
     """Whether we made it ourselves, to report about another message: nothing is ever reported about it."""
+    message_id: str = ""
+    """The Message-ID header (RFC 5322 section 3.6.4), as it stands; "" where there is none."""
+    subject: str = ""
+    """The subject as people read it; "" unless the history is to keep subjects (queue.history_subjects)."""
 
     @property
     def queue_id(self) -> str:
@@ -119,6 +125,7 @@ def format_queue_id(number: int) -> str:
 def parse_queue_id(text: str) -> int | None:
     """Return the message number of a queue id, or None where the text is none."""
     try:
-        return int(text, 16)
+        number = int(text, 16)
     except ValueError:
         return None
+    return number if 0 <= number < LARGEST_NUMBER else None

@@ -88,6 +88,8 @@ class Decision(NamedTuple):
     header: bytes
     """The header that it matched, as it came."""
     inspected: Inspected
+    text: bytes
+    """The text of the check, its groups filled in."""
 
 
 class Note(NamedTuple):
@@ -162,7 +164,7 @@ class Inspection:
 
     def _decide(self, found: _Found, header: bytes, inspected: Inspected) -> Inspected:
         if len(self.decisions) < _NOTES_LIMIT:
-            self.decisions.append(Decision(found.check, header, inspected))
+            self.decisions.append(Decision(found.check, header, inspected, found.text))
         return inspected
 
     def _act(self, found: _Found, header: bytes) -> Inspected:

@@ -6,6 +6,7 @@ Nothing here moves mail or reads a clock: times are epoch seconds, durations are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from zlib import crc32
 
@@ -30,7 +31,31 @@ An attempt that had begun before the owner held a recipient may still end, and m
 delivered whatever was known before.
 """
 
+SMALLEST_JUMP = 3600.0
+"""Seconds. A clock that is set forward by less does little to mail that is kept for days."""
+
 _JITTER = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One instant by two clocks."""
+
+    wall: float
+    """Epoch seconds; somebody may set this clock."""
+    steady: float
+    """Seconds since some start that nobody can set."""
+
+
+def find_jump(before: Moment, now: Moment) -> float:
+    """Return by how many seconds the clock was set forward between two moments; 0 where by few, or back."""
+    jump = (now.wall - before.wall) - (now.steady - before.steady)
+    return jump if jump >= SMALLEST_JUMP else 0.0
+
+
+def rejuvenate(message: Message, jump: float) -> Message:
+    """Return a message that is no older though the clock was set forward since it came in."""
+    return replace(message, received_at=message.received_at + jump) if jump else message
 
 
 def next_attempt_at(retry: Sequence[float], attempt_number: int, now: float, seed: int) -> float:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from email.errors import MessageError
-from email.header import decode_header, make_header
 from typing import Literal
 
 from relay.mail.address import quote_address
 from relay.mail.attempt import Attempt, Failed
+from relay.mail.encoded_words import decode_words
 from relay.mail.envelope import Message
 from relay.mail.lifecycle import age
 from relay.mail.trace import format_date
@@ -128,15 +127,7 @@ def _find_header(header: bytes, name: str) -> str:
     found = re.search(pattern, header)
     if found is None:
         return ""
-    raw = found[1].replace(b"\r\n", b"")[:_SUBJECT_LIMIT]
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    try:
-        return str(make_header(decode_header(text))).strip()
-    except (LookupError, ValueError, MessageError):
-        return text.strip()
+    return decode_words(found[1].replace(b"\r\n", b"")[:_SUBJECT_LIMIT])
 
 
 def _name_recipient(failed: Failed) -> list[str]:

@@ -65,27 +65,39 @@ class Canonical:
         An address that no entry is for is returned as it is. A replacement without a domain gets
         ``home.domain``.
         """
+        match = self.match(address, home)
+        return (address, "") if match is None else match[1:]
+
+    def match(self, address: str, home: Home) -> tuple[str, str, str] | None:
+        """Return the folded key that matches an address, with what ``rewrite_once`` returns; else None."""
         if not self.entries:
-            return address, ""
+            return None
         for key, extension in _keys(address, home):
             entry = self.entries.get(fold(key))
             if entry:
                 local, domain = split_address(complete(entry[0], home.domain))
                 if not local:
                     local = split_address(address)[0].removesuffix(extension)
-                return join_address(local + extension, domain), entry[1]
-        return address, ""
+                return fold(key), join_address(local + extension, domain), entry[1]
+        return None
 
     def rewrite(self, address: str, home: Home) -> tuple[str, str]:
         """Return what repeated rewriting makes of an address: until nothing changes, at most 10 times."""
         name = ""
-        for _ in range(_MAX_STEPS):
-            before = fold(address)
-            address, new_name = self.rewrite_once(address, home)
-            name = new_name or name
-            if fold(address) == before:
-                break
+        for _, rewritten, new_name in self.steps(address, home):
+            address, name = rewritten, new_name or name
         return address, name
+
+    def steps(self, address: str, home: Home) -> Iterator[tuple[str, str, str]]:
+        """Yield what ``match`` returns in each round of ``rewrite``."""
+        for _ in range(_MAX_STEPS):
+            match = self.match(address, home)
+            if match is None:
+                return
+            yield match
+            if fold(match[1]) == fold(address):
+                return
+            address = match[1]
 
 
 def rewrite_headers(headers: Iterable[bytes], table: Canonical, home: Home) -> list[bytes]:

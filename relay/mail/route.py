@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from relay.mail.reply import Reply
+
+Rule = tuple[str, ...]
+"""Where what decided stands in relay.toml: the keys from the top, addresses folded; () is nowhere."""
 
 Tls = Literal["implicit", "starttls", "opportunistic", "none"]
 """``implicit`` and ``starttls`` verify the certificate and its name; the others take what they get."""
@@ -107,3 +110,5 @@ class Route:
 
     via: NextHop | Mailbox | Discard | Refuse
     internal: bool = False
+    rule: Rule = field(default=(), compare=False)
+    """What decided; routes are the same whatever led to them."""

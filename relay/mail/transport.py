@@ -27,19 +27,29 @@ def route(
     An entry of ``sender_relayhost`` for the sender, after rewriting, comes before the relayhost; the null
     sender has none.
     """
-    entry = entry_for(recipient, transport, home)
-    if entry is None or isinstance(entry.via, ByLocal):
-        return Route(_relayhost_of(sender, sender_relayhost, home) or relayhost or _next_hop_of(recipient))
-    if isinstance(entry.via, ByMx):
-        return Route(_next_hop_of(recipient), entry.internal)
-    return Route(entry.via, entry.internal)
+    key = _key_for(recipient, transport, home)
+    via = None if key is None else transport[key].via
+    if key is None or via is None or isinstance(via, ByLocal):
+        sender_key = _sender_key(sender, sender_relayhost, home)
+        if sender_key is not None:
+            return Route(sender_relayhost[sender_key], rule=("sender_relayhost", sender_key))
+        if relayhost is not None:
+            return Route(relayhost, rule=("relayhost",))
+        return Route(_next_hop_of(recipient))
+    is_internal, rule = transport[key].internal, ("transport", key)
+    return Route(_next_hop_of(recipient) if isinstance(via, ByMx) else via, is_internal, rule)
 
 
 def entry_for(address: str, transport: Mapping[str, TransportEntry], home: Home) -> TransportEntry | None:
     """Return the table entry of an address, or None where no key matches it; keys are folded."""
+    key = _key_for(address, transport, home)
+    return None if key is None else transport[key]
+
+
+def _key_for(address: str, transport: Mapping[str, TransportEntry], home: Home) -> str | None:
     if not transport:
         return None
-    return next((transport[key] for key in _keys(address, home) if key in transport), None)
+    return next((key for key in _keys(address, home) if key in transport), None)
 
 
 def _keys(address: str, home: Home) -> Iterator[str]:
@@ -58,14 +68,14 @@ def _keys(address: str, home: Home) -> Iterator[str]:
     yield ANY
 
 
-def _relayhost_of(sender: str, table: Mapping[str, NextHop], home: Home) -> NextHop | None:
-    """Return the entry of a sender: its address, else that without extension, else its @domain."""
+def _sender_key(sender: str, table: Mapping[str, NextHop], home: Home) -> str | None:
+    """Return the key for a sender: its address, else that without extension, else its @domain."""
     if not table or not sender:
         return None
     local, domain = split_address(fold(sender))
     user, _ = home.divide_local(local)
     keys = (join_address(local, domain), join_address(user, domain), f"@{domain}")
-    return next((table[key] for key in keys if key in table), None)
+    return next((key for key in keys if key in table), None)
 
 
 def _next_hop_of(recipient: str) -> NextHop:

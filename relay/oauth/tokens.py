@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Thread
-from typing import TypeVar
 
 from relay import events
 from relay.config.secrets import SecretError
 from relay.oauth.account import OAuthAccount
 from relay.oauth.client import Client, OAuthError, UnreachableError, refresh
 from relay.oauth.token_file import Token, read_token, write_token
+from relay.threads import in_thread
 
 MARGIN_SECONDS = 300.0
 """How long before its expiry a token is renewed."""
@@ -29,8 +27,6 @@ LONGEST_PAUSE_SECONDS = 900.0
 """How long a provider that does not answer is left alone: at first, and at most."""
 REFUSAL_PAUSE_SECONDS = 3600.0
 """How long a provider that refuses is not asked the same again."""
-
-T = TypeVar("T")
 
 
 class Tokens:
@@ -57,6 +53,10 @@ class Tokens:
         Raises SecretError, whose text tells the owner what to do.
         """
         return await self._keepers[name].access_token(is_refused=is_refused)
+
+    def check(self, name: str) -> None:
+        """Raise SecretError where the smarthost NAME has no token to begin with; none is renewed for this."""
+        self._keepers[name].check()
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -101,6 +101,9 @@ class _Keeper:
         """A token that could not be written."""
         self._write_error = ""
         self._warned_of = ""
+
+    def check(self) -> None:
+        self._token()
 
     async def access_token(self, *, is_refused: bool) -> str:
         try:
@@ -174,7 +177,7 @@ class _Keeper:
     async def _renew(self, token: Token, client: Client) -> Token | _Failure:
         """Renew the token to the end, even if those who asked for it are gone."""
         try:
-            renewed, self._write_error = await _in_thread(lambda: self._exchange(token, client))
+            renewed, self._write_error = await in_thread(lambda: self._exchange(token, client))
         except (OAuthError, UnreachableError) as error:
             last = self._failure((token, client))
             self._last_failure = _Failure(
@@ -236,18 +239,3 @@ def _choose_pause(error: Exception, last: _Failure | None) -> float:
     if isinstance(error, OAuthError):
         return REFUSAL_PAUSE_SECONDS
     return min(2 * last.pause, LONGEST_PAUSE_SECONDS) if last else FIRST_PAUSE_SECONDS
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Return what blocking work returns, done in a thread that the end of the process does not wait for."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # from here on it can't be cancelled
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, name="oauth", daemon=True).start()
-    return await asyncio.wrap_future(future)

@@ -15,6 +15,7 @@ from threading import Lock
 
 from relay.files import sync_folder
 from relay.mail.envelope import format_queue_id, parse_queue_id
+from relay.queue.errors import damaged_content
 
 _LARGEST_NUMBER = 2**63 - 1
 
@@ -54,9 +55,9 @@ class Contents:
         sync_folder(self.folder)
         self._numbers.add(number)
 
-    def open(self, number: int) -> ContentReader:
-        """Begin to read the file of a message; does not block."""
-        return ContentReader(self.path(number))
+    def open(self, number: int, size: int) -> ContentReader:
+        """Begin to read the file of a message, which must have that size; does not block."""
+        return ContentReader(self.path(number), size)
 
     def delete(self, number: int) -> None:
         """Delete the file of a message."""
@@ -109,10 +110,11 @@ class ContentFile:
 
 
 class ContentReader:
-    """The file of one content, as it is read. Methods block and raise OSError; any thread may call."""
+    """The file of one content, as it is read. Methods block; any thread may call."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self._path = path
+        self._size = size
         self._file: BufferedReader | None = None
         self._is_closed = False
         self._lock = Lock()
@@ -120,13 +122,19 @@ class ContentReader:
     def read(self, size: int) -> bytes:
         """Return the next bytes, none at the end; the first call opens the file.
 
-        From then on it may be deleted: it can be read to its end all the same.
+        From then on it may be deleted: it can be read to its end all the same. Raises OSError, and
+        QueueError where the file has not the size that it should have: nothing is sent cut short.
         """
         with self._lock:
             if self._is_closed:
                 return b""
-            self._file = self._file or self._path.open("rb")
-            return self._file.read(size)
+            if self._file is None:
+                self._file = self._path.open("rb")
+                self._compare(os.fstat(self._file.fileno()).st_size)
+            block = self._file.read(size)
+            if not block:
+                self._compare(self._file.tell())
+            return block
 
     def close(self) -> None:
         """Read no more."""
@@ -134,6 +142,10 @@ class ContentReader:
             self._is_closed = True
             if self._file is not None:
                 self._file.close()
+
+    def _compare(self, size: int) -> None:
+        if size != self._size:
+            raise damaged_content(self._path, size, self._size)
 
 
 def _parse_name(name: str) -> int | None:

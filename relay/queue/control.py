@@ -1,7 +1,7 @@
 """The owner's commands: what they do to a queue, and the socket on which the running service takes them.
 
 A request is one JSON object on a line, and so is the reply: ``ok``, and ``error`` where that is false. The
-commands are ping, list, show, retry, hold, release and delete.
+commands are ping, count, list, show, trace, retry, hold, release and delete.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 from relay import events
 from relay.files import short_name
 from relay.mail.attempt import State
-from relay.mail.envelope import parse_queue_id
+from relay.mail.envelope import LARGEST_NUMBER, parse_queue_id
 from relay.queue.errors import QueueError
+from relay.queue.history import Trace, Tried
 from relay.queue.rows import Entry, QueuedRecipient
 from relay.queue.selection import Selection
 from relay.queue.store import Store
@@ -26,7 +27,6 @@ from relay.queue.store import Store
 _LONGEST_REQUEST = 1_000_000
 _REQUEST_SECONDS = 10.0
 _REPLY_SECONDS = 60.0
-_LARGEST_NUMBER = 2**63 - 1
 
 
 class NotRunningError(ConnectionError):
@@ -39,16 +39,26 @@ async def perform(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
         match request.get("command"):
             case "ping":
                 return {"ok": True}
+            case "count":
+                return await _count(store)
             case "list":
                 return await _list(store, request)
             case "show":
                 return await _show(store, request)
+            case "trace":
+                return await _trace(store, request)
             case "retry" | "hold" | "release" | "delete" as command:
                 return await _act(store, command, request)
             case unknown:
                 return {"ok": False, "error": f"unknown command: {unknown}"}
     except QueueError as error:
         return {"ok": False, "error": str(error)}
+
+
+async def _count(store: Store) -> dict[str, Any]:
+    messages, oldest = await store.size()
+    recipients = {state.value: number for state, number in (await store.counts()).items()}
+    return {"ok": True, "messages": messages, "recipients": recipients, "oldest": oldest}
 
 
 async def _list(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,6 +75,13 @@ async def _show(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"ok": True, "message": {**_describe(entry), "header": header.decode("utf-8", "surrogateescape")}}
 
 
+async def _trace(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
+    before = parse_queue_id(request.get("before") or "") or LARGEST_NUMBER
+    traces = await store.trace(request["text"], request["limit"], before)
+    messages = [_describe_trace(trace) for trace in traces]
+    return {"ok": True, "messages": messages, "since": await store.oldest()}
+
+
 async def _act(store: Store, command: str, request: Mapping[str, Any]) -> dict[str, Any]:
     entries = {text: await _find(store, text) for text in request.get("ids") or ()}
     unknown = [text for text, entry in entries.items() if entry is None or entry.finished_at]
@@ -74,7 +91,7 @@ async def _act(store: Store, command: str, request: Mapping[str, Any]) -> dict[s
 
 async def _find(store: Store, queue_id: str) -> Entry | None:
     number = parse_queue_id(queue_id)
-    return None if number is None or abs(number) > _LARGEST_NUMBER else await store.show(number)
+    return None if number is None else await store.show(number)
 
 
 def _selection(request: Mapping[str, Any]) -> Selection:
@@ -99,6 +116,8 @@ def _describe(entry: Entry) -> dict[str, Any]:
         "received_at": message.received_at,
         "finished_at": entry.finished_at,
         "is_report": message.is_report,
+        "message_id": message.message_id,
+        "subject": message.subject,
         "recipients": [_describe_recipient(recipient) for recipient in entry.recipients],
     }
 
@@ -112,8 +131,34 @@ def _describe_recipient(queued: QueuedRecipient) -> dict[str, Any]:
         "attempts": queued.attempts,
         "next_attempt_at": queued.next_attempt_at if is_waiting else None,
         "attempted_at": queued.attempted_at,
+        "next_hop": queued.next_hop,
+        "scope": queued.attempt.scope.value if queued.attempt else "",
         "host": queued.attempt.host if queued.attempt else "",
         "reply": queued.attempt.explain() if queued.attempt else "",
+    }
+
+
+def _describe_trace(trace: Trace) -> dict[str, Any]:
+    described, message = _describe(trace.entry), trace.entry.message
+    given = message.envelope.given_reverse_path
+    return {
+        **described,
+        "original_sender": "" if given == message.envelope.reverse_path else given,
+        "recipients": [
+            {**recipient, "history": [_describe_attempt(tried, message.received_at) for tried in attempts]}
+            for recipient, attempts in zip(described["recipients"], trace.attempts, strict=True)
+        ],
+    }
+
+
+def _describe_attempt(tried: Tried, received_at: float) -> dict[str, Any]:
+    attempt = tried.attempt
+    return {
+        "at": tried.at,
+        "next_hop": attempt.next_hop,
+        "host": attempt.host,
+        "reply": attempt.explain(),
+        "delay": tried.at - received_at,
     }
 
 
@@ -159,6 +204,19 @@ class ControlServer:
         await self._server.wait_closed()
         _socket_path(self._store.path).unlink(missing_ok=True)
 
+    async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what a request says, as one that comes over the socket, and return the reply."""
+        try:
+            reply = await perform(self._store, request)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return {"ok": False, "error": "not a request"}
+        if request.get("command") == "ping" and (problems := [*self._problems()]):
+            reply["problems"] = problems
+        if "changed" in reply:
+            events.commanded(request["command"], _describe_selection(request), reply["changed"])
+            self._on_change()
+        return reply
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -177,16 +235,9 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            request = json.loads(line)
-            reply = await perform(self._store, request)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            return await self.ask(json.loads(line))
+        except ValueError:
             return {"ok": False, "error": "not a request"}
-        if request.get("command") == "ping" and (problems := [*self._problems()]):
-            reply["problems"] = problems
-        if "changed" in reply:
-            events.commanded(request["command"], _describe_selection(request), reply["changed"])
-            self._on_change()
-        return reply
 
 
 def request(queue_path: Path, message: Mapping[str, Any]) -> dict[str, Any]:

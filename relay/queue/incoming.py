@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from relay.mail.envelope import Message
 from relay.queue import rows
 from relay.queue.contents import ContentFile, Contents
-from relay.queue.errors import explain_os
+from relay.queue.errors import DiskError, explain_os
 from relay.queue.room import Room
 from relay.queue.writer import Writer
 
@@ -75,8 +75,8 @@ class Incoming:
             self._may_be_stored = True  # also when we are cancelled here: the writer goes on
             try:
                 await self._writer.run(insert)
-            except Exception:
-                self._may_be_stored = False
+            except Exception as error:
+                self._may_be_stored = isinstance(error, DiskError)
                 raise
             self.small_content = content
 

@@ -12,10 +12,11 @@ from relay.mail.envelope import Message
 from relay.queue import rows
 
 # A late deferral leaves a recipient held; what is final stays, but that delivered mail counts as delivered.
+# The attempt before it goes to the history (the trigger keep_attempt).
 _RECORD = """
     UPDATE recipient SET
         state = iif(state = 'held' AND :state = 'deferred', 'held', :state),
-        next_attempt_at = :next_attempt_at, next_hop = :next_hop, attempted_at = :now,
+        next_attempt_at = :next_attempt_at, next_hop = :next_hop, attempted_at = :attempted_at,
         code = :code, enhanced = :enhanced, text = :text, scope = :scope, host = :host, command = :command,
         is_remote = :is_remote, is_possible_duplicate = :is_possible_duplicate, passes_dsn = :passes_dsn
     WHERE message = :message AND idx = :idx
@@ -117,7 +118,7 @@ def _values(outcome: Outcome, now: float) -> dict[str, object]:
         "idx": outcome.index,
         "state": outcome.state.value,
         "next_attempt_at": outcome.next_attempt_at,
-        "now": now,
+        "attempted_at": now if outcome.was_tried else None,
         "next_hop": rows.pack(attempt.next_hop),
         "code": attempt.reply.code,
         "enhanced": attempt.reply.enhanced,

@@ -13,8 +13,9 @@ from relay.mail.reply import Reply
 
 _INSERT_MESSAGE = """
     INSERT INTO message (number, reverse_path, given_reverse_path, ret, envid, is_8bitmime, is_smtputf8, size,
-                         header_size, body_is_8bit, received_at, client, is_report, content)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                         header_size, body_is_8bit, received_at, client, is_report, message_id, subject,
+                         content)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_RECIPIENT = """
     INSERT INTO recipient (message, idx, address, original, orcpt, notify, state, attempts, next_attempt_at)
@@ -33,8 +34,9 @@ class QueuedRecipient:
     next_hop: str
     is_reported: bool
     attempted_at: float | None
+    """None where it was not tried yet, or waits for its turn since."""
     attempt: Attempt | None
-    """The last one."""
+    """The last one, or why it waits for its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def insert_message(
             message.received_at,
             pack(message.client),
             message.is_report,
+            pack(message.message_id),
+            pack(message.subject),
             content,
         ),
     )
@@ -120,7 +124,8 @@ def select_entry(db: sqlite3.Connection, number: int) -> Entry | None:
     """Return a message and all its recipients."""
     row = db.execute(
         "SELECT number, reverse_path, given_reverse_path, ret, envid, is_8bitmime, is_smtputf8, size, "
-        "header_size, body_is_8bit, received_at, client, is_report, is_warned, finished_at "
+        "header_size, body_is_8bit, received_at, client, is_report, message_id, subject, is_warned, "
+        "finished_at "
         "FROM message WHERE number = ?",
         (number,),
     ).fetchone()
@@ -135,7 +140,7 @@ def select_entry(db: sqlite3.Connection, number: int) -> Entry | None:
             (number,),
         )
     )
-    return Entry(_message(row, recipients), bool(row[13]), row[14], recipients)
+    return Entry(_message(row, recipients), bool(row[15]), row[16], recipients)
 
 
 def narrow(message: Message, recipients: Iterable[Recipient]) -> Message:
@@ -162,6 +167,8 @@ def _message(row: tuple[Any, ...], recipients: Iterable[QueuedRecipient]) -> Mes
         received_at=row[10],
         client=unpack(row[11]),
         is_report=bool(row[12]),
+        message_id=unpack(row[13]),
+        subject=unpack(row[14]),
     )
 
 
@@ -174,7 +181,7 @@ def _recipient(row: tuple[Any, ...]) -> QueuedRecipient:
         next_hop=unpack(row[8]),
         is_reported=bool(row[9]),
         attempted_at=row[10],
-        attempt=None if row[10] is None else _attempt(unpack(row[8]), row[11:]),
+        attempt=None if row[11] is None else _attempt(unpack(row[8]), row[11:]),
     )
 
 

@@ -46,7 +46,7 @@ MIGRATIONS = (
         next_attempt_at REAL NOT NULL,
         next_hop BLOB NOT NULL DEFAULT x'',         -- of the last attempt
         is_reported INTEGER NOT NULL DEFAULT 0,     -- a failure that the sender was told of, or need not be
-        attempted_at REAL,                          -- this and what follows: the last attempt
+        attempted_at REAL,                          -- of the last attempt, and so what follows
         code INTEGER,
         enhanced TEXT,
         text BLOB,
@@ -76,6 +76,45 @@ MIGRATIONS = (
         SELECT join_chunks(seq, data) FROM content WHERE message = number)
     WHERE finished_at IS NULL;
     DROP TABLE content;
+    """,
+    """
+    ALTER TABLE message RENAME COLUMN content TO moved;
+    ALTER TABLE message ADD COLUMN message_id BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE message ADD COLUMN subject BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE message ADD COLUMN content BLOB;    -- last: what stands behind it is slow to reach
+    UPDATE message SET content = moved, moved = NULL WHERE moved IS NOT NULL;
+    ALTER TABLE message DROP COLUMN moved;
+
+    CREATE TABLE attempt (                          -- but for the last one of each recipient
+        message INTEGER NOT NULL,
+        idx INTEGER NOT NULL,
+        attempted_at REAL NOT NULL,
+        next_hop BLOB,
+        code INTEGER,
+        enhanced TEXT,
+        text BLOB,
+        host BLOB,
+        command TEXT,
+        is_remote INTEGER,
+        PRIMARY KEY (message, idx, attempted_at),
+        FOREIGN KEY (message, idx) REFERENCES recipient ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+
+    -- Nothing is written for a message whose first attempt is its last. Of very many, the first is kept and
+    -- the newest: enough for all that the default queue.retry makes of the default queue.lifetime.
+    CREATE TRIGGER keep_attempt AFTER UPDATE OF attempted_at ON recipient WHEN OLD.attempted_at IS NOT NULL
+    BEGIN
+        INSERT OR REPLACE INTO attempt
+        VALUES (OLD.message, OLD.idx, OLD.attempted_at, OLD.next_hop, OLD.code, OLD.enhanced, OLD.text,
+                OLD.host, OLD.command, OLD.is_remote);
+        DELETE FROM attempt
+        WHERE message = OLD.message AND idx = OLD.idx
+            AND attempted_at = (
+                SELECT attempted_at FROM attempt WHERE message = OLD.message AND idx = OLD.idx
+                ORDER BY attempted_at DESC LIMIT 1 OFFSET 149)
+            AND attempted_at > (
+                SELECT min(attempted_at) FROM attempt WHERE message = OLD.message AND idx = OLD.idx);
+    END;
     """,
 )
 """Scripts that lead from one version to the next; the version is ``PRAGMA user_version``."""

@@ -71,6 +71,14 @@ def count(db: sqlite3.Connection) -> dict[State, int]:
     return {State(state): number for state, number in counted}
 
 
+def size(db: sqlite3.Connection) -> tuple[int, float | None]:
+    """Return how many messages are unfinished, and when the oldest of them was received."""
+    number, oldest = db.execute(
+        "SELECT count(*), min(received_at) FROM message WHERE finished_at IS NULL"
+    ).fetchone()
+    return number, oldest
+
+
 def hold(db: sqlite3.Connection, selection: Selection) -> int:
     """Attempt recipients no more until they are released; returns how many messages are concerned."""
     chosen = _select(db, selection, _WAITING)
@@ -106,11 +114,23 @@ def delete(db: sqlite3.Connection, selection: Selection, now: float) -> tuple[in
 
 
 def bring_forward(db: sqlite3.Connection, after: float, now: float) -> int:
-    """Make due now what is booked for later than ``after``; returns how many recipients."""
+    """Make due now what is booked for later than ``after``; returns how many recipients.
+
+    What was received later than now was so by the wrong clock: it counts as received now.
+    """
+    db.execute("UPDATE message SET received_at = ? WHERE finished_at IS NULL AND received_at > ?", (now, now))
     return db.execute(
         "UPDATE recipient SET next_attempt_at = ? "
         "WHERE state IN ('queued', 'deferred') AND next_attempt_at > ?",
         (now, after),
+    ).rowcount
+
+
+def rejuvenate(db: sqlite3.Connection, before: float, jump: float) -> int:
+    """Let messages received before a time be so many seconds younger; returns how many."""
+    return db.execute(
+        "UPDATE message SET received_at = received_at + ? WHERE finished_at IS NULL AND received_at <= ?",
+        (jump, before),
     ).rowcount
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from relay.files import sync_folder
 from relay.mail.attempt import Claim, Failed, Outcome, State
 from relay.mail.dsn import Report
-from relay.mail.envelope import format_queue_id
-from relay.queue import claims, recording, rows, schema, selection
+from relay.mail.envelope import LARGEST_NUMBER, format_queue_id, parse_queue_id
+from relay.queue import claims, condition, history, log, recording, rows, schema, selection
 from relay.queue.claims import Retry
+from relay.queue.condition import Condition
 from relay.queue.contents import Contents
 from relay.queue.errors import QueueError, explain, explain_os
+from relay.queue.history import Trace
 from relay.queue.incoming import BLOCK_SIZE, Incoming, Memory
 from relay.queue.recording import Unreported
 from relay.queue.room import Room
@@ -118,7 +120,7 @@ class Store:
         return None if due_at is None else max(now, due_at)
 
     async def read(self, number: int) -> AsyncGenerator[bytes, None]:
-        """Yield the content of a message in blocks; raises QueueError where it is gone.
+        """Yield the content of a message in blocks; raises QueueError where it is gone or damaged.
 
         Also in the middle: what was yielded is then not the whole.
         """
@@ -128,7 +130,10 @@ class Store:
                 raise _gone(number)
             yield content
             return
-        reader = self._contents.open(number)
+        entry = await self.show(number)
+        if entry is None:
+            raise _gone(number)
+        reader = self._contents.open(number, entry.message.size)
         try:
             while block := await asyncio.to_thread(reader.read, BLOCK_SIZE):
                 yield block
@@ -177,6 +182,10 @@ class Store:
         """Make due now what is booked for later than ``after``: the clock was wrong when that was done."""
         return await self._writer.run(lambda db: selection.bring_forward(db, after, now))
 
+    async def rejuvenate(self, before: float, jump: float) -> int:
+        """Let messages received before a time be so many seconds younger: the clock was set forward since."""
+        return await self._writer.run(lambda db: selection.rejuvenate(db, before, jump))
+
     async def purge(self, before: float) -> int:
         """Forget messages that were finished before a time; returns how many."""
         total = 0
@@ -194,14 +203,51 @@ class Store:
         """Return a message of the queue or of its history."""
         return await self._writer.run(lambda db: rows.select_entry(db, number))
 
+    async def trace(self, text: str, limit: int, before: int = LARGEST_NUMBER) -> list[Trace]:
+        """Return the newest messages with numbers below ``before`` that match (history.search).
+
+        Where the text is the queue id of a message, it is the only one.
+        """
+        named = parse_queue_id(text)
+        if named is not None and (trace := await self._trace(named)) is not None:
+            return [trace] if named < before else []
+        found: list[Trace] = []
+        position = before if len(text) <= history.LONGEST_TEXT else None
+        while position is not None and len(found) < limit:
+            numbers, position = await self._search(text, position)
+            for number in numbers[: limit - len(found)]:
+                trace = await self._trace(number)
+                if trace is not None:
+                    found.append(trace)
+        return found
+
+    async def oldest(self) -> float | None:
+        """Return when the oldest message of the queue and its history came in; None where there is none."""
+        return await self._writer.run(history.oldest)
+
     async def read_header(self, entry: Entry) -> bytes:
-        """Return the header block of a message; as much of it as is in the first block."""
-        async with aclosing(self.read(entry.message.number)) as blocks:
-            return (await anext(blocks, b""))[: entry.message.header_size]
+        """Return the header block of a message; as much of it as is in the first block, and can be read."""
+        with suppress(QueueError):  # its attempts tell why
+            async with aclosing(self.read(entry.message.number)) as blocks:
+                return (await anext(blocks, b""))[: entry.message.header_size]
+        return b""
 
     async def counts(self) -> dict[State, int]:
         """Return how many recipients of unfinished messages are in each state."""
         return await self._writer.run(selection.count)
+
+    async def examine(self, after: int) -> Condition:
+        """Return what waits, of messages with numbers above ``after``, and the room on the disk."""
+        return await self._writer.run(lambda db: condition.examine(db, self.path, after))
+
+    async def size(self) -> tuple[int, float | None]:
+        """Return how many messages are unfinished, and when the oldest of them came."""
+        return await self._writer.run(selection.size)
+
+    @property
+    def commits(self) -> tuple[int, float]:
+        """How many transactions were fsynced, and the seconds that this took altogether."""
+        return self._writer.commits, self._writer.commit_seconds
 
     async def hold(self, chosen: Selection) -> int:
         """Attempt no more until released; returns how many messages are concerned, as do the next three."""
@@ -223,6 +269,12 @@ class Store:
         count, gone = await self._writer.run(lambda db: selection.delete(db, chosen, now), is_outcome=True)
         await self._delete_files(gone)
         return count
+
+    async def _search(self, text: str, before: int) -> tuple[list[int], int | None]:
+        return await self._writer.run(lambda db: history.search(db, text, before))
+
+    async def _trace(self, number: int) -> Trace | None:
+        return await self._writer.run(lambda db: history.select_trace(db, number))
 
     async def _delete_files(self, numbers: Iterable[int]) -> None:
         """Delete the large contents of finished messages; the next start does it where this fails."""
@@ -269,6 +321,7 @@ def _lock(path: Path) -> int:
 def _connect(path: Path, room: Room, contents: Contents) -> sqlite3.Connection:
     """Open the database and the folder beside it; their directory entries are on disk when this returns."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    log.check(path)
     try:
         db = schema.connect(path, log_size=room.margin // 2)
     except sqlite3.Error as error:

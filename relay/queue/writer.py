@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._orders: SimpleQueue[_Order | None] = SimpleQueue()
         self._is_closed = False
+        self.commits = 0
+        """Transactions that changed something, and so were fsynced; and the seconds that this took in all."""
+        self.commit_seconds = 0.0
         self._thread = Thread(target=self._work, name="queue writer", daemon=True)
         self._thread.start()
 
@@ -106,8 +110,13 @@ class Writer:
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
+            before = db.total_changes
             results = [order.job(db) for order in orders]
+            started_at = time.monotonic()
             db.execute("COMMIT")
+            if db.total_changes != before:
+                self.commits += 1
+                self.commit_seconds += time.monotonic() - started_at
         except sqlite3.Error as error:
             raise explain(error, self._path) from error
         finally:

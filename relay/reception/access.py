@@ -51,9 +51,15 @@ class Access:
         """Whether a client may send mail to anywhere; whoever has logged in may."""
         return client.user != "" or self._is_near(client.address)
 
-    def _look_up(self, address: str) -> bool:
+    def network_of(self, address: str) -> Network | None:
+        """Return the first network that lets an address send to anywhere, None where none does."""
         client = ip_address(plain_address(address))
-        return str(client) != self._gateway and any(client in network for network in self._networks)
+        if str(client) == self._gateway:
+            return None
+        return next((network for network in self._networks if client in network), None)
+
+    def _look_up(self, address: str) -> bool:
+        return self.network_of(address) is not None
 
     def judge(self, client: Client, recipient: Recipient) -> Reply | None:
         """Return why a client may not send to a recipient, with the remedy; None where it may."""

@@ -79,6 +79,7 @@ class Connection(SMTP):
         # which has come whole is stored even where its client does not wait (RFC 1047).
         # What has come is read to its end.
         StreamReaderProtocol.connection_lost(self, None)
+        self._reader.feed_eof()  # behind STARTTLS it is not the one that asyncio knows
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client (asyncio)."""

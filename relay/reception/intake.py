@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from relay import events
 from relay.mail.address import complete, fold, quote_address
 from relay.mail.arrival import ArrivalRules, arrange_headers
 from relay.mail.attempt import Claim
+from relay.mail.encoded_words import read_subject
 from relay.mail.envelope import Client, Envelope, Message, Recipient, format_queue_id
-from relay.mail.header_checks import HeaderCheck, Inspection, act_on_parts
+from relay.mail.header_checks import Decision, HeaderCheck, Inspection, act_on_parts
 from relay.mail.headers import HeaderReader, HeaderTooLongError, header_name, header_value
+from relay.mail.lines import LINE_LENGTH_LIMIT
 from relay.mail.mime import PartScanner
 from relay.mail.reply import Reply
 from relay.mail.route import Mailbox, Refuse, Route
 from relay.mail.trace import delivered_to, has_too_many_hops, received_header
 
+QUICK_SIZE = 16 * 1024
+"""Bytes of a header block that is edited in no time."""
 HEADER_LIMIT = 1024 * 1024
 """Bytes of a header block; mail with a longer one is refused."""
 
@@ -68,6 +74,8 @@ class Outlets:
     """Why the server that keeps the mailboxes refuses an address, None where it or nobody is to be asked."""
     has_room: Callable[[Envelope], bool]
     """Whether delivery takes one more message from memory."""
+    may_begin: Callable[[Envelope], bool]
+    """Whether delivery could begin with some recipient of a message that is in the queue."""
     submit: Callable[[Claim], None]
     """Hands a message to delivery, already claimed."""
     wake: Callable[[], None]
@@ -160,7 +168,7 @@ class Arrival:
         self._header_size = 0
         self._size = 0
         self._body_is_8bit = False
-        self._message_id = ""
+        self._message_id = self._subject = ""
         self._delivered_to: frozenset[str] = frozenset()
         """The folded addresses in whose mailboxes the message was before."""
 
@@ -168,6 +176,11 @@ class Arrival:
     def queue_id(self) -> str:
         """The queue id that the message has, if it gets into the queue."""
         return self._queue_id
+
+    @property
+    def decisions(self) -> Sequence[Decision]:
+        """What the header checks did so far."""
+        return self._inspection.decisions
 
     def describe(self, *, size: int, header_size: int) -> Message:
         """Return the message as it is queued, of so many bytes."""
@@ -179,6 +192,8 @@ class Arrival:
             body_is_8bit=self._body_is_8bit,
             received_at=self._received_at,
             client=str(self._client),
+            message_id=self._message_id[:LINE_LENGTH_LIMIT],
+            subject=self._subject,
         )
 
     async def write(self, chunk: bytes) -> None:
@@ -236,7 +251,8 @@ class Arrival:
             await self._settle(_BACK_AGAIN)
             return
         checks = self._intake.checks
-        kept = arrange_headers(
+        arrange = partial(
+            arrange_headers,
             self._intake.rules,
             self._received_header(),
             headers,
@@ -246,8 +262,13 @@ class Arrival:
             inspect=self._inspection.inspect if checks else None,
             is_ours=self._outlets.is_ours(self._client),
         )
+        # What may take long is done in a thread; header checks have a limit of their own.
+        is_long = sum(map(len, headers)) > QUICK_SIZE
+        kept = await asyncio.to_thread(arrange) if is_long else arrange()
         await self._obey_checks()
         self._message_id = next((header_value(h) for h in kept if header_name(h) == "message-id"), "")
+        if self._intake.rules.keeps_subject:
+            self._subject = next((read_subject(h) for h in kept if header_name(h) == "subject"), "")
         if act_on_parts(checks):
             self._scanner = PartScanner(headers)
         block = b"".join(kept)
@@ -299,7 +320,7 @@ class Arrival:
         events.accepted(message, self._client, self._message_id)
         if is_claimed:
             outlets.submit(Claim(message, content=self._incoming.small_content))
-        elif not is_held and outlets.has_room(message.envelope):
+        elif not is_held and outlets.may_begin(message.envelope):
             outlets.wake()  # no room before the commit, but now
 
     def _make_envelope(self) -> Envelope:

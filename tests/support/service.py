@@ -187,6 +187,7 @@ class Service:
         settings = tomllib.loads(toml)
         settings.setdefault("hostname", HOSTNAME)
         settings.setdefault("listen", [{"address": "127.0.0.1:0"}])
+        settings.setdefault("web", {}).setdefault("address", "")
         settings.setdefault("queue", {}).setdefault("path", str(self._folder / "queue.db"))
         return settings
 

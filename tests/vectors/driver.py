@@ -68,6 +68,7 @@ def make_config(case: Mapping[str, Any]) -> Document:
         "aliases": make_aliases(maps),
         "local": make_local(case, maps),
         "limits": make_limits(base, options),
+        "web": {"address": ""},
         "queue": {"path": str(HOME / "queue.db"), **make_queue(options)},
         "transport": make_transport(maps.get("transport", []), base["relayhost"]),
         "header_checks": [

@@ -1,0 +1,1 @@
+"""Alerts: telling the owner what mail cannot tell."""

@@ -1,0 +1,1 @@
+"""``relay explain``: what would become of a message, and which rules of relay.toml decide it."""

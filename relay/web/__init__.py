@@ -1,0 +1,1 @@
+"""What the owner looks at: the status page, and /healthz and /metrics for programs."""
