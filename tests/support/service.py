@@ -110,7 +110,7 @@ class Service:
         self.port = int(ports[0])
 
     async def configure(self, toml: str) -> None:
-        """Change the configuration, as an editor does that replaces the file, and wait until it is applied."""
+        """Change the configuration, as an editor does that replaces the file, until it is applied."""
         past = len(self.log)
         draft = self.config.with_suffix(".new")
         draft.write_text(tomli_w.dumps(self._complete(toml)))
