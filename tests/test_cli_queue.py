@@ -14,9 +14,8 @@ import pytest
 from relay.cli.main import main
 from relay.mail.attempt import State
 from relay.mail.envelope import Message, Recipient
-from relay.queue.control import ControlServer
 from relay.queue.store import Store
-from tests.support.queue import CONTENT, ISP, accept, claim, deferred, opened, outcome
+from tests.support.queue import CONTENT, ISP, accept, claim, deferred, filled, opened, outcome
 
 Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
@@ -61,15 +60,8 @@ async def two_messages(store: Store) -> tuple[Message, Message]:
 @pytest.fixture(params=["up", "down"])
 async def messages(request: pytest.FixtureRequest, path: Path) -> Any:
     """Yield two messages in a queue whose service is up, or down."""
-    async with opened(path) as store:
-        messages = await two_messages(store)
-        if request.param == "up":
-            server = ControlServer(store, lambda: None)
-            await server.start()
-            yield messages
-            await server.close()
-            return
-    yield messages
+    async with filled(path, two_messages, is_up=request.param == "up") as messages:
+        yield messages
 
 
 async def test_the_list_fits_on_a_screen(run: Run, messages: tuple[Message, Message]) -> None:

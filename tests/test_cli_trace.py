@@ -16,9 +16,8 @@ from relay.mail.attempt import Attempt, Outcome, Scope, State
 from relay.mail.envelope import Envelope, Message, Recipient
 from relay.mail.reply import Reply
 from relay.queue import recording
-from relay.queue.control import ControlServer
 from relay.queue.store import Store
-from tests.support.queue import ISP, accept, deferred, opened, outcome
+from tests.support.queue import ISP, accept, deferred, filled, opened, outcome
 from tests.support.service import Service
 from tests.support.smtp_server import DROP, Script, ScriptedServer
 
@@ -81,15 +80,8 @@ async def two_messages(store: Store) -> tuple[Message, Message]:
 @pytest.fixture(params=["up", "down"])
 async def messages(request: pytest.FixtureRequest, path: Path) -> Any:
     """Yield two messages in a queue whose service is up, or down."""
-    async with opened(path) as store:
-        messages = await two_messages(store)
-        if request.param == "up":
-            server = ControlServer(store, lambda: None)
-            await server.start()
-            yield messages
-            await server.close()
-            return
-    yield messages
+    async with filled(path, two_messages, is_up=request.param == "up") as messages:
+        yield messages
 
 
 async def test_a_message_is_told_with_every_attempt(run: Run, messages: tuple[Message, Message]) -> None:

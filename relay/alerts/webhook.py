@@ -19,6 +19,7 @@ from relay.alerts.alert import Alert, AlertError, make_plain
 from relay.config.alerts import split_webhook
 from relay.config.model import Alerts as Settings
 from relay.config.secrets import SecretError
+from relay.http import make_opener
 
 TIMEOUT_SECONDS = 30.0
 """For each step of the exchange."""
@@ -38,7 +39,7 @@ def post(settings: Settings, environ: Mapping[str, str], alert: Alert) -> None:
     request = build_request(parts, settings.form, alert)
     host = parts.hostname or ""
     try:
-        with _opener().open(request, timeout=TIMEOUT_SECONDS) as response:
+        with make_opener().open(request, timeout=TIMEOUT_SECONDS) as response:
             status = response.status
     except OSError as error:
         raise AlertError(f"webhook at {host}: {make_plain(_reason(error))}") from None
@@ -82,18 +83,6 @@ def build_request(parts: SplitResult, form: Form, alert: Alert) -> urllib.reques
             body = json.dumps(alert.fields).encode()
     url = parts._replace(netloc=place, fragment="").geturl()
     return urllib.request.Request(url, body, headers)  # noqa: S310 - its scheme was checked
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener that honours https_proxy and no_proxy, and follows no redirect with the token."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _reason(error: OSError) -> str:

@@ -19,6 +19,8 @@ from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.PTR import PTR
 from dns.rdtypes.txtbase import TXTBase
 
+from relay.routing.resolver import make_stub
+
 RecordType = Literal["A", "AAAA", "MX", "PTR", "TXT"]
 
 
@@ -67,7 +69,7 @@ class Lookup:
         except (dns.exception.DNSException, UnicodeError):
             return Answer(State.NO_NAME)
         try:
-            result = await self._resolver().resolve(
+            result = await make_stub(self._nameservers, self._timeout, self._resolv_conf).resolve(
                 question, record_type, search=False, raise_on_no_answer=False
             )
         except dns.resolver.NXDOMAIN:
@@ -82,15 +84,6 @@ class Lookup:
             return Answer(State.FAILED, reason=str(error))
         records = tuple(map(_text_of, sorted(result, key=_preference) if record_type == "MX" else result))
         return Answer(State.FOUND, records) if records else Answer(State.NO_DATA)
-
-    def _resolver(self) -> dns.asyncresolver.Resolver:
-        resolver = dns.asyncresolver.Resolver(str(self._resolv_conf), configure=not self._nameservers)
-        if self._nameservers:
-            resolver.nameservers = [
-                dns.nameserver.Do53Nameserver(address, port) for address, port in self._nameservers
-            ]
-        resolver.lifetime = self._timeout
-        return resolver
 
 
 def reverse_name(address: str, zone: str = "") -> str:

@@ -21,6 +21,8 @@ from http.client import HTTPException
 from ipaddress import ip_address
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from relay.http import make_opener
+
 TIMEOUT_SECONDS = 20.0
 LARGEST_ANSWER = 65536
 DEFAULT_LIFETIME = 3600.0
@@ -230,7 +232,7 @@ def _post(endpoint: str, fields: Mapping[str, str]) -> dict[str, object]:
     headers = {"Accept": "application/json", "User-Agent": "relay"}
     request = urllib.request.Request(endpoint, body, headers)  # noqa: S310 - its scheme was checked
     try:
-        with _opener().open(request, timeout=TIMEOUT_SECONDS) as response:
+        with make_opener().open(request, timeout=TIMEOUT_SECONDS) as response:
             status, answer = response.status, _parse(response.read(LARGEST_ANSWER))
     except (OSError, HTTPException, ValueError) as error:
         raise UnreachableError(f"{_host(endpoint)} does not answer: {_plain(_reason(error))}") from None
@@ -251,18 +253,6 @@ def _parse(text: bytes) -> dict[str, object]:
         if isinstance(answer, dict):
             return answer
     return {}
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener that honours https_proxy and no_proxy, and follows no redirect with our secrets."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _check_endpoint(endpoint: str) -> None:

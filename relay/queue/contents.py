@@ -17,8 +17,6 @@ from relay.files import sync_folder
 from relay.mail.envelope import format_queue_id, parse_queue_id
 from relay.queue.errors import damaged_content
 
-_LARGEST_NUMBER = 2**63 - 1
-
 
 class Contents:
     """The folder of a queue's large contents. Methods block and raise OSError, unless they say otherwise."""
@@ -151,5 +149,4 @@ class ContentReader:
 def _parse_name(name: str) -> int | None:
     """Return the message number that the name of a file stands for, None where we would not write it so."""
     number = parse_queue_id(name)
-    is_ours = number is not None and 0 < number <= _LARGEST_NUMBER and format_queue_id(number) == name
-    return number if is_ours else None
+    return number if number and format_queue_id(number) == name else None

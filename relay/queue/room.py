@@ -30,14 +30,13 @@ class Room:
     def check(self, db: sqlite3.Connection) -> None:
         """Raise NoRoom where a message would not leave the margin free."""
         free = self._free()
-        if free < self.margin and free + _free_inside(db) < self.margin:
-            raise NoRoom(f"no room on the disk for the queue {self._queue_path}: free some space there")
+        if free < self.margin:
+            self._require_margin(free + _free_inside(db))
         self._keep_reserve(free)
 
     def check_files(self) -> None:
         """Raise NoRoom where the margin is not free for what goes into files."""
-        if self._free() < self.margin:
-            raise NoRoom(f"no room on the disk for the queue {self._queue_path}: free some space there")
+        self._require_margin(self._free())
 
     def give_up_reserve(self) -> bool:
         """Delete the reserve; False where there is none left."""
@@ -46,6 +45,10 @@ class Room:
         self._reserve.unlink(missing_ok=True)
         self._has_reserve = False
         return True
+
+    def _require_margin(self, free: int) -> None:
+        if free < self.margin:
+            raise NoRoom(f"no room on the disk for the queue {self._queue_path}: free some space there")
 
     def _free(self) -> int:
         statistics = os.statvfs(self._queue_path.parent)

@@ -228,7 +228,7 @@ class Resolver:
         except (dns.exception.DNSException, UnicodeError):
             return _Answer(problem=_Problem.NOT_FOUND)
         try:
-            result = await self._configured().resolve(
+            result = await make_stub(self._nameservers, self._timeout, self._resolv_conf).resolve(
                 query_name, record_type, search=True, raise_on_no_answer=False
             )
         except dns.resolver.NXDOMAIN as error:
@@ -246,14 +246,16 @@ class Resolver:
     def _expiry(self, ttl: int) -> float:
         return self._clock() + min(ttl, MAX_TTL)
 
-    def _configured(self) -> dns.asyncresolver.Resolver:
-        resolver = dns.asyncresolver.Resolver(str(self._resolv_conf), configure=not self._nameservers)
-        if self._nameservers:
-            resolver.nameservers = [
-                dns.nameserver.Do53Nameserver(address, port) for address, port in self._nameservers
-            ]
-        resolver.lifetime = self._timeout
-        return resolver
+
+def make_stub(
+    nameservers: Sequence[tuple[str, int]], timeout: float, resolv_conf: Path
+) -> dns.asyncresolver.Resolver:
+    """Return what asks these name servers, or those that resolv.conf names now; ``timeout`` is in seconds."""
+    stub = dns.asyncresolver.Resolver(str(resolv_conf), configure=not nameservers)
+    if nameservers:
+        stub.nameservers = [dns.nameserver.Do53Nameserver(address, port) for address, port in nameservers]
+    stub.lifetime = timeout
+    return stub
 
 
 def _record(data: Rdata) -> tuple[int, str]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from relay.mail.attempt import Attempt, Claim, Outcome, State
 from relay.mail.envelope import Envelope, Message, Recipient
 from relay.mail.reply import Reply
+from relay.queue.control import ControlServer
 from relay.queue.incoming import SMALL_SIZE
 from relay.queue.store import Store
 from relay.queue.writer import Writer
+
+T = TypeVar("T")
 
 NOW = 1_800_000_000.0
 CONTENT = b"Subject: hello\r\n\r\nworld\r\n"
@@ -41,6 +44,20 @@ async def opened(path: Path) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def filled(path: Path, fill: Callable[[Store], Awaitable[T]], *, is_up: bool) -> AsyncIterator[T]:
+    """Give what ``fill`` put into a queue, whose service is up meanwhile, or down."""
+    async with opened(path) as store:
+        given = await fill(store)
+        if is_up:
+            server = ControlServer(store, lambda: None)
+            await server.start()
+            yield given
+            await server.close()
+            return
+    yield given
 
 
 def make_message(number: int, recipients: Sequence[Recipient] | int = 1, **changes: Any) -> Message:
