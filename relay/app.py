@@ -19,6 +19,7 @@ from relay.alerts.alerts import Alerts
 from relay.config.model import Config
 from relay.config.problems import ConfigError
 from relay.delivery.departure import Departures
+from relay.delivery.fallback import Fallback, reaches
 from relay.delivery.lane import Tools
 from relay.delivery.maildir import Maildirs
 from relay.delivery.manager import Manager
@@ -36,6 +37,7 @@ from relay.reception.logins import Logins
 from relay.reception.maildrop import Maildrop
 from relay.reception.reverse import ReverseNames
 from relay.reception.server import ListenError, Reception
+from relay.routing.public_name import PublicName
 from relay.status import Page, Status
 from relay.watch import Watch
 from relay.wiring import Wiring, accounts_of
@@ -115,7 +117,8 @@ async def _follow(service: Service, load: Callable[[], Config], watch: Watch, as
 async def _serving(config: Config, file: Path | None) -> AsyncIterator[Service]:
     """The relay at work: what is built first is taken down last."""
     tokens, logins = Tokens(accounts_of(config)), Logins(config.users)
-    service = Service(Wiring.of(config, tokens), tokens, logins)
+    public_name = PublicName(config.queue.path)
+    service = Service(Wiring.of(config, tokens, public_name), tokens, logins, public_name)
     store = await Store.open(config.queue.path, retry=lambda *claim: service.wiring.retry_at(*claim))
     try:
         await service.start(store, file)
@@ -140,6 +143,7 @@ async def _serving(config: Config, file: Path | None) -> AsyncIterator[Service]:
             service.maildrop.close()
             await service.control.close()
             await service.alerts.close()
+            await public_name.close()
             await service.page.close()
     finally:
         logins.close()
@@ -152,10 +156,11 @@ class Service:
     What a room needs at each step goes through ``self.wiring``, so that the next step follows the new one.
     """
 
-    def __init__(self, wiring: Wiring, tokens: Tokens, logins: Logins) -> None:
+    def __init__(self, wiring: Wiring, tokens: Tokens, logins: Logins, public_name: PublicName) -> None:
         self.wiring = wiring
         self._tokens = tokens
         self._logins = logins
+        self._public_name = public_name
         self._rejected: list[str] = []
         """What is wrong with the configuration that was not taken."""
 
@@ -166,6 +171,13 @@ class Service:
         self.recorder = Recorder(store, wiring.reporting, time.time)
         await self.recorder.report_leftovers()
         self._departures = Departures(wiring.departure, store.read)
+        self._fallback = Fallback(
+            lambda: self.wiring.config.fallback,
+            store,
+            lambda next_hop: reaches(next_hop, self.wiring.endpoints),
+            time.time,
+        )
+        await self._fallback.keep(wiring.next_hops)
         self.manager = self._build_manager()
         self.control = ControlServer(store, self.manager.retry_now, self._find_problems)
         intake = self._build_intake()
@@ -189,6 +201,7 @@ class Service:
         await self.control.start()
         await self.maildrop.open()
         self.alerts.configure(config)
+        self._public_name.configure(config, self._announce)
 
     async def configure(self, config: Config) -> None:
         """Follow a changed configuration, without dropping a session or a transfer. Raises ListenError."""
@@ -199,7 +212,7 @@ class Service:
         if (config.listen, config.tls) != (old.listen, old.tls):
             await self.reception.open(config.listen, config.tls)
         self._tokens.configure(accounts_of(config))
-        self.wiring = wiring = Wiring.of(config, self._tokens)
+        self.wiring = wiring = Wiring.of(config, self._tokens, self._public_name)
         intake = self._build_intake()
         self._logins.configure(config.users)
         self.reception.configure(intake, wiring.session, config.limits)
@@ -209,13 +222,18 @@ class Service:
         self.manager.configure(wiring.clock, has_postmaster=bool(config.postmaster))
         events.configure_logging(config.log)
         self.alerts.configure(config)
+        self._public_name.configure(config, self._announce)
         if (config.web, config.hostname) != (old.web, old.hostname):
             await self.page.configure(config)
+        await self._fallback.keep(wiring.next_hops)
         self._rejected = []
         events.configured(_name_changes(old, config))
         if _leads_elsewhere(old, config):
             self.manager.renew_connections()
-            await self._store.retry(Selection())
+            try:
+                await self._store.retry(Selection())
+            except QueueError as error:
+                events.warned(f"what waits is not tried at once, but when it is due: {error}")
             self.manager.retry_now()
 
     def reject(self, problems: Sequence[str]) -> None:
@@ -232,6 +250,16 @@ class Service:
                 events.warned(f"the queue is not tidied up: {error}")
             await asyncio.sleep(MAINTENANCE_SECONDS)
 
+    async def _announce(self, subject: str, text: str) -> bool:
+        """Tell the postmaster something by mail; return whether it could be put into the queue."""
+        try:
+            await self.recorder.announce(subject, text)
+        except QueueError as error:
+            events.warned(f'the postmaster is not told yet that "{subject}": {error}')
+            return False
+        self.manager.wake()
+        return True
+
     def _find_problems(self) -> list[str]:
         """Return what the owner must mend, a sentence each."""
         return [*self._rejected, *self._tokens.problems.values()]
@@ -240,7 +268,7 @@ class Service:
         def tools(pause: Callable[[int, float], float], changed: Callable[[], None]) -> Tools:
             return Tools(
                 lambda next_hop: self.wiring.endpoints(next_hop),
-                lambda endpoint, next_hop: self.wiring.connect(endpoint, next_hop),
+                lambda *asked: self.wiring.connect(*asked),
                 self._departures.send,
                 pause,
                 time.time,
@@ -251,12 +279,13 @@ class Service:
         hostname = self.wiring.config.hostname
         return Manager(
             self._store,
-            lambda address, reverse_path: self.wiring.route(address, reverse_path),
+            lambda address, reverse_path: self.wiring.route(address, reverse_path, self._store.learned),
             self.recorder.record,
             tools,
             self.wiring.clock,
             time.time,
             maildirs=lambda changed: Maildirs(hostname, self._store.read, changed),
+            fallback=self._fallback,
             has_postmaster=bool(self.wiring.config.postmaster),
             steady=time.monotonic,
         )
@@ -272,6 +301,7 @@ class Service:
             identity=wiring.ways.identity,
             route=wiring.ways.route,
             verify=wiring.verify,
+            verify_sender=wiring.verify_sender,
             has_room=manager.has_room,
             may_begin=manager.may_begin,
             submit=manager.submit,
@@ -305,6 +335,8 @@ def _leads_elsewhere(old: Config, new: Config) -> bool:
     """Whether mail that waits may have a better way now, or another account."""
     names = (
         "relayhost",
+        "fallback",
+        "prefer",
         "smarthost",
         "transport",
         "sender_relayhost",

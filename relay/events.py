@@ -18,6 +18,7 @@ from relay.config.model import Log
 from relay.mail.attempt import Attempt, State
 from relay.mail.envelope import Client, Envelope, Message, Recipient
 from relay.mail.header_checks import Note
+from relay.mail.learned import ANYWHERE, LearnedRoute
 from relay.mail.reply import Reply
 
 LONGEST_QUOTE = 500
@@ -402,6 +403,46 @@ def attempted(message: Message, recipient: Recipient, state: State, attempt: Att
     )
 
 
+def detoured(message: Message, recipient: Recipient, attempt: Attempt, via: str) -> None:
+    """A site refuses one recipient's mail because of us: it goes on over the fallback."""
+    _emit(
+        logging.INFO,
+        "detoured",
+        "%(queue_id)s: to=<%(recipient)s>, relay=%(relay)s, dsn=%(dsn)s, "
+        "status=detoured to %(via)s (%(reply)s)",
+        queue_id=message.queue_id,
+        recipient=recipient.address,
+        relay=attempt.host or "none",
+        via=via,
+        dsn=attempt.reply.dsn,
+        reply=attempt.explain(),
+    )
+
+
+def learned(route: LearnedRoute) -> None:
+    """From now on mail for a domain takes the fallback."""
+    _emit(
+        logging.WARNING if route.domain == ANYWHERE else logging.INFO,
+        "route_learned",
+        "mail for %(domain)s goes over the fallback %(via)s from now on (%(reason)s): %(reply)s",
+        domain=route.domain,
+        via=route.via,
+        reason=route.reason,
+        reply=route.reply,
+    )
+
+
+def forgotten(domain: str, why: str) -> None:
+    """A learned route is no more."""
+    _emit(
+        logging.INFO,
+        "route_forgotten",
+        "mail for %(domain)s goes directly again: %(reason)s",
+        domain=domain,
+        reason=why,
+    )
+
+
 def reported(message: Message, kind: Literal["failure", "delay", "success"], report: Message) -> None:
     """A report about a message went into the queue."""
     names = {"failure": "non-delivery", "delay": "delay", "success": "delivery"}
@@ -474,6 +515,29 @@ def alert_output(program: str, text: str) -> None:
     _emit(logging.DEBUG, "alert_output", "%(program)s: %(words)s", program=program, words=text)
 
 
+def ehlo_named(name: str, address: str, reason: str) -> None:
+    """The relay has another name towards next hops, or knows for the first time why it has this one."""
+    _emit(
+        logging.INFO,
+        "ehlo_name",
+        "the EHLO name is %(name)s: %(reason)s",
+        name=name,
+        address=address,
+        reason=reason,
+    )
+
+
+def announced(report: Message, subject: str) -> None:
+    """The postmaster is told something by mail."""
+    _emit(
+        logging.INFO,
+        "announced",
+        "%(queue_id)s: notice to the postmaster: %(words)s",
+        queue_id=report.queue_id,
+        words=subject,
+    )
+
+
 def commanded(command: str, chosen: str, count: int) -> None:
     """The owner acted on messages in the queue."""
     _emit(
@@ -484,6 +548,11 @@ def commanded(command: str, chosen: str, count: int) -> None:
         chosen=chosen,
         count=count,
     )
+
+
+def commanded_route(command: str, domain: str) -> None:
+    """The owner acted on a learned route."""
+    _emit(logging.INFO, "command", "routes %(command)s: %(domain)s", command=command, domain=domain)
 
 
 def listener_opened(address: str) -> None:

@@ -80,7 +80,8 @@ class Page:
     def __init__(self, status: Status, file: Path | None) -> None:
         """``file`` is the relay.toml that the doctor is to look at."""
         self._status = status
-        self._doctor = [sys.executable, "-m", "relay", "doctor", "--json"]
+        # -P: no file of the folder in which the relay was started is taken for a part of it.
+        self._doctor = [sys.executable, "-P", "-m", "relay", "doctor", "--json"]
         if file is not None:
             self._doctor += ["--config", str(file)]
         self._web: Web | None = None

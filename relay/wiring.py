@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from ipaddress import ip_network
 
 from relay.config.house import destinations_of
-from relay.config.model import PRIVATE_NETWORKS, Config
+from relay.config.model import AUTO, PRIVATE_NETWORKS, Config
+from relay.config.smarthosts import next_hop_of
 from relay.delivery.agent import Connect, Endpoint, Endpoints
 from relay.delivery.client import ClientSettings, Connection
 from relay.delivery.departure import DepartureRules
@@ -19,26 +21,33 @@ from relay.delivery.login import Account
 from relay.delivery.manager import Clock
 from relay.delivery.reports import Reporting
 from relay.mail import lifecycle
+from relay.mail.address import split_address
 from relay.mail.arrival import ArrivalRules
 from relay.mail.attempt import Attempt
 from relay.mail.destinations import Destinations
+from relay.mail.dkim import Signer
 from relay.mail.dsn import ReportSettings
 from relay.mail.envelope import Message
 from relay.mail.header_checks import HeaderCheck, arrival_checks, external_checks
+from relay.mail.learned import NOTHING_LEARNED, Learned, detour
 from relay.mail.reply import Reply
 from relay.mail.rewrite import Canonical, Home, rewrite_address
 from relay.mail.route import NextHop, Route
+from relay.mail.sender import SenderRules
 from relay.oauth.account import OAuthAccount, oauth_account
 from relay.oauth.tokens import Tokens
 from relay.reception.access import Access, default_gateway
 from relay.reception.shared import SessionSettings
 from relay.routing.myself import Myself
+from relay.routing.public_name import PublicName
 from relay.routing.resolver import Resolver
 
 MOST_REMEMBERED = 2000
 """Addresses of which it is remembered who gets their mail, and by which route."""
 SILENCE_SECONDS = 10.0
-"""How long a mailbox server that did not answer is not asked again whether it knows somebody."""
+"""How long a mailbox server, or DNS, that did not answer is not asked again whether it knows somebody."""
+LOOKUP_SECONDS = 3.0
+"""How long a client waits for DNS to tell whether the domain of its sender exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +88,23 @@ class Wiring:
     connect: Connect
     verify: Callable[[str], Awaitable[Reply | None]]
     """Asks the mailbox server about an address, where nobody else knows."""
+    verify_sender: Callable[[str], Awaitable[Reply | None]]
+    """Asks DNS whether anybody outside could answer a sender."""
 
     @classmethod
-    def of(cls, config: Config, tokens: Tokens) -> Wiring:
-        """Put together what a configuration decides; ``tokens`` are those of its accounts."""
+    def of(cls, config: Config, tokens: Tokens, public_name: PublicName | None = None) -> Wiring:
+        """Put together what a configuration decides.
+
+        ``tokens`` are those of its accounts; ``public_name`` is needed where mail is to leave.
+        """
         destinations = destinations_of(config)
         home, ways = destinations.home, Ways.of(destinations)
-        resolver = Resolver(Myself(config.hostname, config.listen).is_at, config.dns.nameservers)
-        endpoints, connect = locate_by(resolver), connect_as(config, tokens)
+        myself = Myself(config.hostname, config.listen)
+        resolver = Resolver(myself.is_at, config.dns.nameservers, prefer=config.prefer)
+        endpoints, connect = locate_by(resolver), connect_as(config, tokens, public_name)
         queue, outside = config.queue, _outside_table(config)
+        inside = config.sender_canonical if config.rewrite.scope == "all" else Canonical()
+        signers = {domain: Signer(domain, dkim.selector, dkim.key) for domain, dkim in config.dkim.items()}
         return cls(
             config,
             destinations,
@@ -97,12 +114,12 @@ class Wiring:
             ArrivalRules(
                 config.hostname,
                 home,
-                sender_canonical=config.sender_canonical if config.rewrite.scope == "all" else Canonical(),
+                sender_canonical=inside,
                 recipient_canonical=config.recipient_canonical,
                 keeps_subject=queue.history_subjects,
             ),
             arrival_checks(config.header_checks),
-            DepartureRules(home, outside, external_checks(config.header_checks), config.postmaster),
+            DepartureRules(home, outside, external_checks(config.header_checks), config.postmaster, signers),
             Reporting(
                 ReportSettings(config.hostname, queue.lifetime, config.postmaster),
                 queue.warn_after,
@@ -114,12 +131,20 @@ class Wiring:
             endpoints,
             connect,
             _verify(destinations, endpoints, connect),
+            _verify_sender(SenderRules(home, inside, outside), resolver),
         )
 
-    def route(self, address: str, reverse_path: str) -> Route:
+    def route(self, address: str, reverse_path: str, learned: Learned = NOTHING_LEARNED) -> Route:
         """Return the way to an expanded address, for mail of a reverse-path as it is queued."""
         table, home = self.departure.sender_canonical, self.departure.home
-        return self.ways.route(address, rewrite_address(reverse_path, table, home))
+        route = self.ways.route(address, rewrite_address(reverse_path, table, home))
+        return detour(route, self.config.fallback, learned)
+
+    @property
+    def next_hops(self) -> frozenset[str]:
+        """The keys of the next hops over which routes may have been learned."""
+        hops = [next_hop_of(name, smarthost) for name, smarthost in self.config.smarthost.items()]
+        return frozenset(hop.key for hop in (*hops, self.config.fallback) if hop is not None)
 
     def retry_at(self, attempt: int, now: float, number: int) -> float:
         """Return when message NUMBER is due again after an attempt."""
@@ -144,12 +169,23 @@ def locate_by(resolver: Resolver) -> Endpoints:
     return endpoints
 
 
-def connect_as(config: Config, tokens: Tokens) -> Connect:
+def connect_as(config: Config, tokens: Tokens, public_name: PublicName | None = None) -> Connect:
     """Return what opens sessions with next hops under the name of this relay."""
-    settings = ClientSettings(config.helo_name, config.hostname, account_of=account_of(config, tokens))
+    follows = config.helo_name == AUTO
+    private = ClientSettings(
+        config.hostname if follows else config.helo_name,
+        config.hostname,
+        account_of=account_of(config, tokens),
+    )
 
-    async def connect(endpoint: Endpoint, next_hop: NextHop) -> Connection | Attempt:
-        return await Connection.open(endpoint.name, endpoint.address, next_hop, settings)
+    async def connect(
+        endpoints: Sequence[Endpoint], next_hop: NextHop, tried: set[str]
+    ) -> Connection | Attempt:
+        settings = private
+        if follows and public_name and not next_hop.is_lmtp:
+            settings = replace(private, helo_name=await public_name.get(), on_hello=public_name.hear)
+        addresses = [endpoint.address for endpoint in endpoints]
+        return await Connection.open_one(endpoints[0].name, addresses, next_hop, settings, tried)
 
     return connect
 
@@ -225,3 +261,24 @@ def _verify(
         return reply
 
     return verify
+
+
+def _verify_sender(rules: SenderRules, resolver: Resolver) -> Callable[[str], Awaitable[Reply | None]]:
+    leave = lru_cache(maxsize=MOST_REMEMBERED)(rules.leave)
+    silent_until = 0.0
+
+    async def verify_sender(reverse_path: str) -> Reply | None:
+        nonlocal silent_until
+        domain = split_address(leave(reverse_path))[1]
+        if not domain or domain.startswith("[") or time.monotonic() < silent_until:
+            return None
+        try:
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                exists = await resolver.exists(domain)
+        except TimeoutError:
+            exists = None
+        if exists is None:
+            silent_until = time.monotonic() + SILENCE_SECONDS
+        return rules.refuse(reverse_path) if exists is False else None
+
+    return verify_sender

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import pkgutil
 import re
 import sys
@@ -24,10 +23,12 @@ from relay.doctor.finding import Kind
 from relay.doctor.nameservers import KNOWN_DOMAINS
 from relay.oauth.token_file import Token, write_token
 from tests.support.authority import Authority
+from tests.support.dkim import key_of, toml_of
 from tests.support.dns_server import DnsServer, Failure, Records
 from tests.support.doctor import PUBLIC
 from tests.support.service import Service, find_flaw, run
 from tests.support.smtp_server import HANG, TLS, Script, ScriptedServer, Step, offer
+from tests.support.terminal import TAKEN_AWAY, WIDE, converse
 
 PAGE = Path(__file__).parent.parent / "docs" / "doctor.md"
 NAMES: dict[str, Records | Failure] = {
@@ -169,6 +170,15 @@ async def test_a_token_that_is_missing_is_a_problem(authority: Authority) -> Non
     assert done.err == ""
 
 
+async def test_the_key_that_signs_a_domains_mail_is_looked_up(authority: Authority) -> None:
+    login = f'password = "secret"\n{toml_of(authority.folder, domain="isp.test")}'
+    names: dict[str, Records | Failure] = {"ed25519._domainkey.isp.test": {"TXT": [f'"{key_of().record}"']}}
+    async with house(authority, names, login) as home:
+        status, report = await home.report()
+    assert status == 0
+    assert by_name(report)["dkim.published"]["about"] == "DKIM of isp.test"
+
+
 ODD = "\x1b[2J\x1b]0;owned\x07\u202e\x9b31m"
 
 
@@ -198,19 +208,13 @@ async def test_a_terminal_without_an_alphabet_for_it_is_no_trouble(
 
 
 async def test_on_a_terminal_it_tells_what_it_is_looking_at(authority: Authority) -> None:
-    terminal, its_side = os.openpty()
     async with house(authority) as home:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", "doctor", "--config", home.service.config,
-            stdout=asyncio.subprocess.PIPE, stderr=its_side,
-        )  # fmt: skip
-        os.close(its_side)
-        out, _ = await process.communicate()
-    shown = os.read(terminal, 65536).decode()
-    os.close(terminal)
-    assert "\r\x1b[Klooking at DNS, port 25, smarthost isp, " in shown
-    assert shown.endswith("\r\x1b[K")
-    assert b"looking at" not in out
+        command = (sys.executable, "-m", "relay", "doctor", "--config", home.service.config)
+        shown = await converse(*command, answers=[], env=WIDE)
+    assert " looking at DNS, port 25, smarthost isp, " in shown.text
+    _, _, staying = shown.text.rpartition(TAKEN_AWAY)
+    assert "looking at" not in staying
+    assert staying.startswith("DNS\n  ok ")
 
 
 async def test_ctrl_c_ends_it_quietly(authority: Authority) -> None:

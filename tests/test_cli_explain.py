@@ -28,6 +28,9 @@ NAMES: dict[str, Records | Failure] = {
     "half.test": {"MX": ["10 gone.half.test.", "20 mx.half.test."]},
     "mx.half.test": {"A": ["198.51.100.80"]},
     "null.test": {"MX": ["0 ."]},
+    "free.fr": {"MX": ["10 mx1.free.fr."]},
+    "free.test": {"MX": ["10 mx.half.test."]},
+    "x.test": {"MX": ["10 mx.half.test."]},
     "broken.test": Failure.SERVFAIL,
 }
 WORDS = {
@@ -360,6 +363,25 @@ class TestWays:
         ]
 
 
+class TestTheSender:
+    async def test_nobody_could_answer_it(self, explain: Explain) -> None:
+        told = await explain(HOUSE, "root@gw1.maison.mrs", "b@y.test")
+        assert told.status == 1
+        (words,) = told.about("sender")
+        assert words == (
+            "root@gw1.maison.mrs may not write to b@y.test: the client is told"
+            ' "550 5.1.8 <root@gw1.maison.mrs>: nobody outside could answer this sender, as the domain'
+            ' gw1.maison.mrs does not exist. In relay.toml, put root = "your real address" under'
+            ' [sender_canonical]."'
+        )
+        assert told.about("recipient") == ["b@y.test stays as it is"]
+
+    async def test_the_rewritten_one_can_be_answered(self, explain: Explain) -> None:
+        toml = f'{HOUSE}\n[sender_canonical]\nroot = "chris@free.fr"'
+        told = await explain(toml, "root@gw1.maison.mrs", "b@x.test")
+        assert told.status == 0
+
+
 class TestLogins:
     SMARTHOST = """
         relayhost = "isp"
@@ -387,6 +409,15 @@ class TestLogins:
         end = "(smarthost.isp.tls, relay.toml:5), login as chris (smarthost.isp.password, relay.toml:8)"
         assert (told.status, told.about("delivery")) == (0, [f"{self.START}:{port}, {words} {end}"])
         assert "hunter2" not in told.out
+
+    async def test_what_transport_demands_is_told(self, explain: Explain) -> None:
+        toml = '[transport]\n"half.test" = { via = "mx", tls = "verify" }'
+        told = await explain(toml, "a@x.test", "b@half.test")
+        rule = 'transport "half.test", relay.toml:2'
+        tls = "TLS after STARTTLS or not at all, certificate verified"
+        assert told.about("delivery") == [
+            f"b@half.test goes to the mail exchangers of half.test ({rule}): {WORDS['HALF']}:25, {tls}"
+        ]
 
     async def test_a_secret_that_is_not_to_be_had_is_an_obstacle(
         self, explain: Explain, tmp_path: Path

@@ -11,8 +11,9 @@ import pytest
 
 from relay.config import loading, model
 from relay.config.loading import ConfigError, find_config, load_config, parse_config
-from relay.config.model import Access, Alerts, Config, Dns, Limits, Listen, Log, Queue, Rewrite, Web
+from relay.config.model import AUTO, Access, Alerts, Config, Dns, Limits, Listen, Log, Queue, Rewrite, Web
 from relay.config.secrets import Secret
+from tests.support.dkim import write_key
 
 EXAMPLE = (Path(__file__).parent.parent / "relay.toml.example").read_text(encoding="utf-8")
 
@@ -59,6 +60,12 @@ def test_the_other_names_follow_the_hostname() -> None:
     config = parse('hostname = "Mail.Example.org"')
     assert (config.helo_name, config.domain) == ("mail.example.org", "mail.example.org")
     assert config.local.domains == ("mail.example.org", "localhost")
+
+
+def test_the_ehlo_name_may_follow_the_public_address() -> None:
+    config = parse('helo_name = "auto"\naddress_notice = true\npostmaster = "chris@free.fr"')
+    assert (config.helo_name, config.address_notice, config.hostname) == (AUTO, True, "gw1.lan")
+    assert not parse('helo_name = "auto"').address_notice
 
 
 def test_a_machine_named_localhost_has_one_local_domain() -> None:
@@ -151,8 +158,8 @@ def test_the_example_as_it_is_changes_nothing() -> None:
     assert parse(EXAMPLE) == parse("")
 
 
-def test_the_example_without_comment_signs_shows_the_defaults() -> None:
-    config = parse(uncomment(EXAMPLE))
+def test_the_example_without_comment_signs_shows_the_defaults(tmp_path: Path) -> None:
+    config = parse(uncomment(EXAMPLE).replace("/etc/relay/dkim.pem", str(write_key(tmp_path / "dkim.pem"))))
     defaults = parse("")
     for name in ("listen", "access", "rewrite", "queue", "limits", "log"):
         assert getattr(config, name) == getattr(defaults, name)
@@ -171,7 +178,14 @@ def test_the_example_without_comment_signs_has_every_key() -> None:
     document["local"]["lmtp"] = ""  # it cannot stand beside maildir
     for field in fields(Config):
         cls = getattr(model, field.name.capitalize(), None)
-        if is_dataclass(cls) and cls not in (Listen, model.Smarthost, model.Aliases, model.Web, model.Alerts):
+        if is_dataclass(cls) and cls not in (
+            Listen,
+            model.Smarthost,
+            model.Aliases,
+            model.Web,
+            model.Alerts,
+            model.Dkim,
+        ):
             assert missing(cls, document[field.name]) == []
     shown = {key: None for smarthost in document["smarthost"].values() for key in smarthost}
     forms = {key.removesuffix("_file").removesuffix("_env"): None for key in shown}
@@ -180,6 +194,7 @@ def test_the_example_without_comment_signs_has_every_key() -> None:
     assert missing(Listen, document["listen"][0] | {"host": "", "port": 0}) == []
     assert document["web"].keys() == {"address", "password_file"}
     assert document["alerts"].keys() == {"command", "webhook_file", "form"}
+    assert document["dkim"]["example.org"].keys() == {"selector", "key_file"}
     assert document["header_checks"][0].keys() == {"pattern", "action", "scope"}
 
 

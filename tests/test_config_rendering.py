@@ -12,6 +12,8 @@ from relay.config.secret_values import HIDDEN
 
 FULL = r"""
 hostname = "gw1.maison.mrs"
+helo_name = "auto"
+address_notice = true
 postmaster = '"chris home"@free.fr'
 relayhost = "plain"
 [[listen]]
@@ -52,6 +54,11 @@ tls = "none"
 "f.test" = "error:"
 "g.test" = { via = "mx", internal = true }
 ".h.test" = "mx"
+"i.test" = { via = "mx", tls = "verify", internal = true }
+"j.test" = { via = "hub.test", tls = "starttls" }
+"k.test" = { via = "[10.0.0.5]:465", tls = "implicit" }
+"l.test" = { via = "mx", tls = "none" }
+"m.test" = { via = "mx", tls = "opportunistic" }
 [sender_relayhost]
 "@gmail.com" = "gmail"
 '"a b"@x.test' = "office"
@@ -137,6 +144,11 @@ def test_smarthosts_are_shown_by_name() -> None:
         "f.test": "error:5.1.1 Mail for this address is not accepted here",
         "g.test": {"via": "mx", "internal": True},
         ".h.test": "mx",
+        "i.test": {"via": "mx", "internal": True, "tls": "verify"},
+        "j.test": {"via": "hub.test", "tls": "verify"},
+        "k.test": {"via": "[10.0.0.5]:465", "tls": "implicit"},
+        "l.test": {"via": "mx", "tls": "none"},
+        "m.test": "mx",
     }
 
 

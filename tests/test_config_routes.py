@@ -117,3 +117,18 @@ def test_recipients_may_count_as_inside() -> None:
         "office.lan": TransportEntry(NextHop("10.0.0.9"), internal=True),
         "b.lan": TransportEntry(ByMx()),
     }
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ('via = "mx", tls = "verify"', ByMx("starttls")),
+        ('via = "mx", tls = "starttls"', ByMx("starttls")),
+        ('via = "mx", tls = "none"', ByMx("none")),
+        ('via = "mx", tls = "opportunistic"', ByMx()),
+        ('via = "hub.test", tls = "verify"', NextHop("hub.test", use_mx=True, tls="starttls")),
+        ('via = "[hub.test]:465", tls = "implicit"', NextHop("hub.test", 465, tls="implicit")),
+    ],
+)
+def test_an_entry_may_say_what_tls_its_servers_must_have(entry: str, expected: Via) -> None:
+    assert parse(f"[transport]\n'x.test' = {{ {entry} }}").transport["x.test"].via == expected

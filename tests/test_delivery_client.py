@@ -75,7 +75,7 @@ NO_SESSION: dict[str, tuple[Script, Attempt]] = {
     ),
     "greeting of two lines refuses": (
         Script(greeting=b"554-no\r\n554 service\r\n"),
-        refused("554 no service", "4.0.0"),
+        refused("554 no\nservice", "4.0.0"),
     ),
     "greeting is HTTP": (
         Script(greeting=b"HTTP/1.1 400 Bad Request\r\n\r\n"),
@@ -140,7 +140,8 @@ async def test_a_refused_connection_names_address_port_and_reason() -> None:
         port = unused.getsockname()[1]
         attempt = await Connection.open("mx.test", "127.0.0.1", NextHop("mx.test", port), settings())
     text = f"connect to {HOST}:{port}: Connection refused"
-    assert attempt == Attempt(Reply(451, "4.4.1", text), Scope.SITE, next_hop=f"[mx.test]:{port}")
+    reply = Reply(451, "4.4.1", text)
+    assert attempt == Attempt(reply, Scope.SITE, is_unreachable=True, next_hop=f"[mx.test]:{port}")
 
 
 async def test_a_connection_that_nobody_answers_times_out() -> None:

@@ -264,7 +264,7 @@ async def test_a_socket_that_nobody_listens_at_defers_the_site(
         path.touch()
     attempt = await connect(at_socket(path))
     reply = Reply(451, "4.4.1", f"connect to relay.test[{path}]: {reason}")
-    assert attempt == Attempt(reply, Scope.SITE, next_hop=f"lmtp:{path}")
+    assert attempt == Attempt(reply, Scope.SITE, is_unreachable=True, next_hop=f"lmtp:{path}")
 
 
 async def test_a_connection_carries_many_messages() -> None:
@@ -377,8 +377,11 @@ async def verify(
         assert asked == next_hop
         return [Endpoint(asked.host, address_of_server)] if found is None else found
 
-    async def open_connection(endpoint: Endpoint, asked: NextHop) -> Connection | Attempt:
-        return await Connection.open(endpoint.name, endpoint.address, asked, settings(timeouts))
+    async def open_connection(
+        endpoints: Sequence[Endpoint], asked: NextHop, tried: set[str]
+    ) -> Connection | Attempt:
+        addresses = [endpoint.address for endpoint in endpoints]
+        return await Connection.open_one(endpoints[0].name, addresses, asked, settings(timeouts), tried)
 
     return await verify_recipient(address, next_hop, endpoints, open_connection)
 

@@ -521,10 +521,12 @@ def owners(folder: Path) -> set[tuple[int, int]]:
         ("nobody", (5000, 5001), (5000, 5001)),
     ],
 )
+@pytest.mark.parametrize("mode", [0o755, 0o2775])
 def test_as_root_a_mailbox_gets_the_owner_of_its_place_or_else_the_account_of_its_name(
-    tmp_path: Path, user: str, of_parent: tuple[int, int], expected: tuple[int, int]
+    tmp_path: Path, user: str, of_parent: tuple[int, int], expected: tuple[int, int], mode: int
 ) -> None:
     os.chown(tmp_path, *of_parent)
+    tmp_path.chmod(mode)  # Debian's /var/mail hands its group on
     for attempt in range(2):
         write_message(Mailbox(user, tmp_path / user / "Maildir"), f"name{attempt}", [b"x"], is_first=True)
     assert owners(tmp_path / user) == {expected}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay import events
-from relay.delivery import maildir
+from relay.delivery import lanes, maildir, passes
 from relay.delivery import manager as managers
 from relay.delivery.lane import BACKLOG, FIRST_BACKLOG, Lane
 from relay.mail.attempt import Attempt, Claim, Scope, State
@@ -20,6 +20,7 @@ from relay.mail.route import Discard, Mailbox, Refuse, Route
 from relay.queue.selection import Selection
 from tests.support.queue import CONTENT, NOW
 from tests.support.rig import (
+    Now,
     Rig,
     commands_at,
     messages_at,
@@ -103,10 +104,10 @@ async def test_the_manager_wakes_by_itself_when_something_is_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(managers, "SHORTEST_SLEEP", 0.01)
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    monkeypatch.setattr(Now, "__call__", lambda _: NOW + loop.time() - start)
     async with rigged(tmp_path / "queue.db", retry=(0.05,)) as rig, ScriptedServer() as server:
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        rig.manager._now = lambda: NOW + loop.time() - start
         rig.route_to(server)
         server.script = Script().but(RCPT=[LATER, OK])
         message = await rig.arrive()
@@ -117,7 +118,7 @@ async def test_the_manager_wakes_by_itself_when_something_is_due(
 async def test_recipients_beyond_the_limit_of_one_transaction_get_another(
     rig: Rig, server: ScriptedServer
 ) -> None:
-    count = managers.RECIPIENTS_PER_TRANSFER + 1
+    count = lanes.RECIPIENTS_PER_TRANSFER + 1
     message = await rig.arrive(*(f"u{n}@dest.test" for n in range(count)), is_fresh=True)
     async with rig.running():
         await rig.until_states(message, *[SENT] * count)
@@ -236,8 +237,8 @@ async def test_a_dead_next_hop_is_probed_once_per_pause_and_drains_when_it_is_ba
 
 
 async def _lane_of(rig: Rig) -> Lane:
-    await until(lambda: bool(rig.manager._lanes))
-    return next(iter(rig.manager._lanes.values()))
+    await until(lambda: bool(rig.manager._lanes._lanes))
+    return next(iter(rig.manager._lanes._lanes.values()))
 
 
 async def test_what_is_fresh_while_its_next_hop_is_down_waits_for_the_probe(
@@ -272,7 +273,7 @@ async def test_a_message_beyond_the_room_stays_in_the_queue(
     server.script = Script().but(DOT=[(Wait(release), b"250 taken\r\n")])
     await rig.arrive_many(6)
     async with rig.running() as manager:
-        await until(lambda: len(manager._passes) == 2 and manager._is_crowded)
+        await until(lambda: len(manager._passes) == 2 and manager._lanes.is_crowded)
         await settle()
         assert not manager.has_room(Envelope("", (Recipient("a@dest.test"),)))
         claims = rig.store.claims
@@ -311,8 +312,8 @@ async def test_two_ways_to_one_server_have_two_lanes(rig: Rig, server: ScriptedS
             message = await rig.arrive("a@dest.test", "b@other.test", is_fresh=True)
             await rig.until_states(message, SENT, SENT)
             await settle()
-        assert len(manager._lanes) == 2
-        assert manager._caps(NOW) == {
+        assert len(manager._lanes._lanes) == 2
+        assert manager._lanes.caps(NOW, managers.IN_FLIGHT) == {
             f"[mx.dest.test]:{server.port}": BACKLOG,
             maildir.MAILDIR: maildir.BACKLOG,
         }
@@ -333,11 +334,11 @@ class Gate:
     """Lets nobody read a content from the queue before it is opened."""
 
     def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(managers, "MOST_CONTENT", 0)  # none comes with a claim
+        monkeypatch.setattr(passes, "MOST_CONTENT", 0)  # none comes with a claim
         self.opened = asyncio.Event()
         self.begun = 0
         self._read = rig.store.read
-        rig.manager._maildirs._read = self._wait
+        rig.manager._lanes._maildirs._read = self._wait
 
     async def _wait(self, number: int) -> AsyncIterator[bytes]:
         self.begun += 1
@@ -502,7 +503,7 @@ async def test_what_is_due_again_while_it_is_in_flight_makes_no_haste(
 async def test_outcomes_are_recorded_however_long_it_takes(
     rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(managers, "_growing_pauses", lambda: iter([0.0] * 100))
+    monkeypatch.setattr(passes, "growing_pauses", lambda: iter([0.0] * 100))
     async with rig.running():
         await until(lambda: rig.store.claims == 1)
         rig.store.faults = 3
@@ -515,7 +516,7 @@ async def test_outcomes_are_recorded_however_long_it_takes(
 async def test_a_queue_that_cannot_be_read_is_asked_again(
     rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(managers, "_growing_pauses", lambda: iter([0.0] * 100))
+    monkeypatch.setattr(managers, "growing_pauses", lambda: iter([0.0] * 100))
     rig.store.faults = 2
     message = await rig.arrive()
     async with rig.running():
@@ -524,7 +525,7 @@ async def test_a_queue_that_cannot_be_read_is_asked_again(
 
 
 def test_pauses_grow_up_to_half_a_minute() -> None:
-    pauses = managers._growing_pauses()
+    pauses = passes.growing_pauses()
     assert [next(pauses) for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
 
 
@@ -615,7 +616,7 @@ async def test_what_cannot_be_given_back_costs_no_outcome(
     monkeypatch.setattr(rig.store, "give_back", fail)
     next_hop = rig.route_to(server, "closed.test")
     rig.routes["discard.test"] = Route(Discard())
-    await rig.manager._lane(next_hop).close(0)
+    await rig.manager._lanes._lane(next_hop).close(0)
     message = await rig.arrive("a@closed.test", "b@discard.test", is_fresh=True)
     await rig.until_states(message, State.QUEUED, SENT)
     async with asyncio.timeout(20):

@@ -192,5 +192,5 @@ async def test_two_routes_to_one_smarthost_share_its_rate(tmp_path: Path) -> Non
             await until(lambda: len(messages_at(server)) == 1)
             await until(lambda: len(manager._passes) == 1)
             await settle()
-            assert len(manager._lanes) == 1
+            assert len(manager._lanes._lanes) == 1
             assert len(messages_at(server)) == 1

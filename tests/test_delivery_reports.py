@@ -159,6 +159,23 @@ async def test_a_lost_report_is_told_to_the_postmaster(store: Store) -> None:
     assert [m.envelope.recipients[0].address for m in await reports_in(store)] == ["postmaster@free.fr"]
 
 
+async def test_a_letter_to_the_postmaster_is_lost_in_silence(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await recorder(store).announce("gw1: caf\u00e9", "caf\u00e9\r\n")
+    (letter,) = await reports_in(store)
+    assert f"{letter.queue_id}: notice to the postmaster: gw1: caf" in caplog.text
+    assert letter.envelope.reverse_path == ""
+    assert letter.envelope.recipients == (Recipient("postmaster@free.fr", notify="NEVER"),)
+    content = (await content_of(store, letter)).decode()
+    assert "\r\nTo: postmaster@free.fr\r\nAuto-Submitted: auto-generated\r\n" in content
+    assert content.endswith("\r\n\r\ncaf\u00e9\r\n")
+    failed = [outcome(letter, REFUSED)]
+    assert not await recorder(store).record(Claim(letter), failed, failed)
+    assert not await reports_in(store)
+
+
 async def test_a_report_on_a_large_message_reads_no_more_than_it_returns(store: Store) -> None:
     large = CONTENT + b"x" * 700_000
     message = await accept(store, content=large, size=len(large))

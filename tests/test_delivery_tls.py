@@ -17,6 +17,7 @@ from relay.mail.route import NextHop
 from tests.conftest import SEARCH_PATH
 from tests.support.delivery import (
     CONTENT,
+    HOST,
     SENT,
     at_port_25,
     connect,
@@ -203,3 +204,21 @@ async def test_a_refusal_under_tls_is_no_reason_to_go_on_in_plain(certificate: s
         assert isinstance(attempt, Attempt)
         assert at_port_25([attempt], server.port) == [refused("421 4.7.0 too busy", "4.7.0")]
         assert len(server.sessions) == 1
+
+
+async def test_a_server_that_is_gone_when_tls_broke_has_been_reached() -> None:
+    async def vanish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mx.test\r\n")
+        await reader.readuntil(b"\n")
+        writer.write(TLS_EHLO)
+        await reader.readuntil(b"\n")
+        server.close()
+        writer.close()
+
+    server = await asyncio.start_server(vanish, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    attempt = await Connection.open("mx.test", "127.0.0.1", NextHop("mx.test", port), settings())
+    assert isinstance(attempt, Attempt)
+    assert attempt.reply.text == f"connect to {HOST}:{port}: Connection refused"
+    assert not attempt.is_unreachable
+    await server.wait_closed()

@@ -332,7 +332,7 @@ def test_an_end_within_the_handshake_is_a_loss_whatever_it_is_called() -> None:
 async def test_a_greeting_that_comes_before_the_handshake_is_seen_for_what_it_is() -> None:
     async with ScriptedServer(Script(greeting=(b"220 mx.test\r\n", HANG))) as server:
         connection = Connection("mx.test", "127.0.0.1", NextHop("mx.test", server.port), settings())
-        assert await connection._connect() is None
+        assert await connection.connect() is None
         await until(lambda: connection._protocol.has_unread)
         with pytest.raises(tls.TlsError, match="what it sends is not TLS"):
             await connection._secure(tls.verified())

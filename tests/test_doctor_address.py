@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from relay.doctor.address import NOBODY, ask_mirrors, check_reverse, judge_addresses, parse_echo
-from relay.doctor.lookup import Answer, Ask, RecordType, State
+from relay.doctor.address import check_reverse, judge_addresses
+from relay.routing.lookup import Answer, RecordType, State
+from relay.routing.public_address import Seen
 from tests.support.dns_server import Failure, Records
 from tests.support.doctor import PUBLIC, dns, kinds
 
 PTR = "5.113.0.203.in-addr.arpa"
 Names = dict[str, Records | Failure]
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("mx.google.com at your service, [203.0.113.5]\nSIZE 1", PUBLIC),
-        ("mail.example Hello gw1.example.net [203.0.113.5]", PUBLIC),
-        ("mail.example Hello host (203.0.113.5), pleased to meet you", PUBLIC),
-        ("mail.example Hello 203.0.113.5", PUBLIC),
-        ("mail.example Hello [IPv6:2001:db8::5]", "2001:db8::5"),
-        ("mail.example Hello [198.51.100.1] [203.0.113.5]", PUBLIC),
-        ("mail.example Hello gw [192.168.0.9]", ""),
-        ("mail.example Hello gw [100.64.3.4]", ""),
-        ("mail.example Hello gw [::1]", ""),
-        ("mail.example", ""),
-        ("mail.example [999.1.1.1] [:::]", ""),
-        ("", ""),
-        ("mail.example\nHello [203.0.113.5]", ""),
-    ],
-)
-def test_an_ehlo_reply_may_show_our_address(text: str, address: str) -> None:
-    assert parse_echo(text) == address
 
 
 @pytest.mark.parametrize(
@@ -44,61 +23,22 @@ def test_an_ehlo_reply_may_show_our_address(text: str, address: str) -> None:
         ([PUBLIC], [PUBLIC], [PUBLIC], ["address.known ok"]),
         (["198.51.100.7"], [PUBLIC], [PUBLIC], ["address.known ok", "address.differs info"]),
         ([PUBLIC, "2001:db8::5"], [], [PUBLIC, "2001:db8::5"], ["address.known ok"]),
+        (["2001:db8::5"], [PUBLIC], [PUBLIC, "2001:db8::5"], ["address.known ok"]),
         (["2001:db8:0::5"], ["2001:db8::5"], ["2001:db8::5"], ["address.known ok"]),
     ],
 )
 def test_mail_servers_are_believed_more_than_name_servers(
     asked: list[str], heard: list[str], addresses: list[str], found: list[str]
 ) -> None:
-    public, findings = judge_addresses(asked, heard)
+    public, findings = judge_addresses(Seen(tuple(asked)), heard)
     assert (public, kinds(findings)) == (addresses, found)
 
 
-async def ask_everybody(mirrors: Names, seen: Names, *, is_intercepted: bool = False) -> list[str]:
-    """Return the addresses, and the kinds of findings, where two name servers tell who asks."""
-    async with dns(mirrors) as ask, dns(seen) as at_mirror, dns(SILENT, timeout=0.1) as at_nobody:
-
-        def ask_at(server: str) -> Ask:
-            assert server in {"192.0.2.53", "2001:db8::53", NOBODY}
-            return at_nobody if server == NOBODY and not is_intercepted else at_mirror
-
-        addresses, findings = await ask_mirrors(ask, ask_at)
-    return [*addresses, *kinds(findings)]
-
-
-SILENT: Names = {"myip.opendns.com": Failure.SILENCE}
-MIRROR: Names = {"resolver1.opendns.com": {"A": ["192.0.2.53"], "AAAA": ["2001:db8::53"]}}
-SEEN: Names = {"myip.opendns.com": {"A": [PUBLIC], "AAAA": ["2001:db8::5"]}}
-
-
-async def test_name_servers_tell_who_asks() -> None:
-    assert await ask_everybody(MIRROR, SEEN) == [PUBLIC, "2001:db8::5"]
-
-
-async def test_one_who_answers_for_everybody_is_not_believed() -> None:
-    assert await ask_everybody(MIRROR, SEEN, is_intercepted=True) == ["address.intercepted warning"]
-
-
-async def test_another_one_is_asked_where_the_first_fails() -> None:
-    mirrors: Names = {
-        "resolver1.opendns.com": {"A": ["192.0.2.53"]},
-        "ns1.google.com": {"A": ["192.0.2.53"]},
-    }
-    seen: Names = {
-        "myip.opendns.com": Failure.SERVFAIL,
-        "o-o.myaddr.l.google.com": {"TXT": [f'"{PUBLIC}"']},
-    }
-    assert await ask_everybody(mirrors, seen) == [PUBLIC]
-
-
-@pytest.mark.parametrize("answer", ["192.168.0.9", "127.0.0.1"])
-async def test_an_address_of_the_house_is_not_believed(answer: str) -> None:
-    mirrors: Names = {"resolver1.opendns.com": {"A": ["192.0.2.53"]}}
-    assert await ask_everybody(mirrors, {"myip.opendns.com": {"A": [answer]}}) == []
-
-
-async def test_nobody_to_ask_is_no_answer() -> None:
-    assert await ask_everybody({}, {}) == []
+def test_what_something_in_between_says_is_doubted() -> None:
+    public, findings = judge_addresses(Seen(is_intercepted=True), [])
+    assert (public, kinds(findings)) == ([], ["address.intercepted warning", "address.unknown warning"])
+    public, findings = judge_addresses(Seen(is_intercepted=True), [PUBLIC])
+    assert (public, kinds(findings)) == ([PUBLIC], ["address.intercepted warning", "address.known ok"])
 
 
 async def reverse(names: Names, helo: str = "gw1.example.net", *, is_direct: bool = True) -> list[str]:
@@ -142,6 +82,8 @@ async def test_what_is_wrong_with_a_reverse_name(names: Names, found: str) -> No
 
 async def test_a_look_up_that_fails_is_told() -> None:
     assert await reverse({PTR: Failure.SERVFAIL}) == ["reverse.failed warning"]
+    broken: Names = {PTR: {"PTR": ["x.example.net."]}, "x.example.net": Failure.SERVFAIL}
+    assert await reverse(broken) == ["reverse.failed warning"]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +99,12 @@ async def test_a_look_up_that_fails_is_told() -> None:
             "gw1.local",
             {},
             "the EHLO name gw1.local does not exist in DNS",
+            f"Set helo_name in relay.toml to a name that leads to {PUBLIC}.",
+        ),
+        (
+            f"[{PUBLIC}]",
+            {},
+            f"the EHLO name [{PUBLIC}] is an address, as no name leads to it",
             f"Set helo_name in relay.toml to a name that leads to {PUBLIC}.",
         ),
     ],

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.doctor.lookup import Answer, Ask, RecordType, State
 from relay.doctor.spf import Result, check_host
+from relay.routing.lookup import Answer, Ask, RecordType, State
 
 ZONE: dict[tuple[str, str], tuple[str, ...]] = {
     ("example.com", "MX"): ("mail-a.example.com", "mail-b.example.com"),

@@ -57,7 +57,11 @@ async def test_mail_survives_an_outage_and_restarts(tmp_path: Path) -> None:
 
 
 async def test_what_dns_says_decides_between_bounce_and_deferral(tmp_path: Path) -> None:
-    names: dict[str, Records | Failure] = {"broken.test": Failure.SERVFAIL, "null.test": {"MX": ["0 ."]}}
+    names: dict[str, Records | Failure] = {
+        "free.fr": {"MX": ["10 mx1.free.fr."]},
+        "broken.test": Failure.SERVFAIL,
+        "null.test": {"MX": ["0 ."]},
+    }
     async with DnsServer(names) as dns, ScriptedServer() as inside:
         host, port = dns.address
         toml = (
@@ -174,7 +178,7 @@ async def test_a_queue_folder_that_cannot_be_written_is_explained(tmp_path: Path
         words = await refusal(given.config, 1)
         assert words == (
             f"relay: the queue {disk}/queue.db can't be opened (Read-only file system): "
-            "see that this user may write its folder\n"
+            f"see that this user may write its folder (this user: {os.geteuid()})\n"
         )
 
 

@@ -21,6 +21,7 @@ from relay.config.model import Log
 from relay.mail.attempt import Attempt, State
 from relay.mail.envelope import Client, Envelope, Message, Recipient
 from relay.mail.header_checks import Action, Note
+from relay.mail.learned import ANYWHERE, LearnedRoute
 from relay.mail.reply import Reply
 
 CLIENT = Client("192.168.0.3", "pc.gw.test", "pc", "ESMTP")
@@ -87,7 +88,14 @@ def every_event(text: str) -> list[Call]:
         (events.alerted, (text, "begins", text, text)),
         (events.alert_failed, (text, 12.3, text)),
         (events.alert_output, (text, text)),
+        (events.ehlo_named, (text, text, text)),
+        (events.announced, (message, text)),
         (events.commanded, (text, text, 2)),
+        (events.commanded_route, (text, text)),
+        (events.detoured, (message, recipient, attempt, text)),
+        (events.learned, (LearnedRoute(text, text, text, text, 0.0, 1.0),)),
+        (events.learned, (LearnedRoute(ANYWHERE, text, text, text, 0.0, 1.0),)),
+        (events.forgotten, (text, text)),
         (events.listener_opened, (text,)),
     ]
 

@@ -94,6 +94,12 @@ def test_an_mx_entry_overrides_the_relayhost() -> None:
     )
 
 
+def test_an_mx_entry_says_what_tls_the_mail_exchangers_must_have() -> None:
+    entries = table(**{"hub.test": ByMx("starttls"), "[127.0.0.11]": ByMx("starttls")})
+    assert route("u@Hub.test", entries).via == NextHop("hub.test", use_mx=True, tls="starttls")
+    assert route("u@[127.0.0.11]", entries).via == NextHop("127.0.0.11", tls="starttls")
+
+
 def test_an_entry_may_make_its_recipients_internal() -> None:
     entries = {"office.lan": TransportEntry(A, internal=True), "*": TransportEntry(ByMx(), internal=True)}
     assert route("u@office.lan", entries) == Route(A, internal=True)

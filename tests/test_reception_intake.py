@@ -27,7 +27,7 @@ from relay.mail.header_checks import Action, HeaderCheck
 from relay.mail.headers import split_content
 from relay.mail.reply import Reply
 from relay.mail.rewrite import Canonical, Home
-from relay.mail.route import Refuse, TransportEntry
+from relay.mail.route import Discard, NextHop, Refuse, TransportEntry
 from relay.mail.trace import HOP_LIMIT
 from relay.queue.errors import refusal
 from relay.queue.incoming import BLOCK_SIZE, SMALL_SIZE
@@ -48,8 +48,15 @@ HEADER = b"From: a@gw.test\r\nDate: now\r\nMessage-ID: <1@pc>\r\nSubject: hello\
 CONTENT = HEADER + b"\r\nworld\r\n"
 LARGE_BODY = b"\r\n" + b"0123456789abcd\r\n" * (SMALL_SIZE + 3 * BLOCK_SIZE >> 4)
 MULTIPART = HEADER + b"Content-Type: multipart/mixed; boundary=b\r\n"
-TRANSPORT = {"gone.test": TransportEntry(Refuse(Reply(550, "5.1.2", "This domain is gone")))}
+TRANSPORT = {
+    "gone.test": TransportEntry(Refuse(Reply(550, "5.1.2", "This domain is gone"))),
+    "void.test": TransportEntry(Discard()),
+    "office.test": TransportEntry(NextHop("192.168.0.9"), internal=True),
+}
 CASES = Path(__file__).parent / "vectors/cases"
+
+
+FAMILY = {"family": ("chris", "aunt@x.test"), "half": ("a@gone.test", "b@x.test"), "us": ("chris",)}
 
 
 @dataclass
@@ -82,8 +89,10 @@ class Relay:
         await feed(arrival, content)
         return await arrival.finish()
 
-    async def judge(self, address: str, client: Client = CLIENT) -> Reply | None:
-        return await self.intake.judge_recipient(client, "a@gw.test", Recipient(address))
+    async def judge(
+        self, address: str, client: Client = CLIENT, reverse_path: str = "a@gw.test"
+    ) -> Reply | None:
+        return await self.intake.judge_recipient(client, reverse_path, Recipient(address))
 
     async def messages(self) -> list[Message]:
         return [entry.message for entry in await self.store.list_messages(0, 100, Selection())]
@@ -142,6 +151,7 @@ async def relaying(
             identity=destinations.identity,
             route=destinations.route,
             verify=know_nothing,
+            verify_sender=know_nothing,
             has_room=lambda _: delivery.has_room,
             may_begin=lambda _: delivery.has_room,
             submit=delivery.submitted.append,
@@ -155,7 +165,7 @@ async def relaying(
 
 
 async def know_nothing(_address: str) -> Reply | None:
-    """Stand where the mailbox server is not asked."""
+    """Stand where nobody is asked."""
     return None
 
 
@@ -319,6 +329,50 @@ class TestTheHouse:
             reply = await relay.judge("chris@gw.test", client)
             assert str(reply) == (f"{code} <chris@gw.test>: who?" if is_refused else "None")
             assert asked == ["chris@gw.test"]
+
+
+class TestTheSender:
+    """A sender that nobody outside could answer."""
+
+    @pytest.mark.parametrize("address", ["b@x.test", "family@gw.test", "half@gw.test"])
+    async def test_is_refused_where_a_copy_leaves_the_house(self, tmp_path: Path, address: str) -> None:
+        asked = []
+
+        async def verify_sender(reverse_path: str) -> Reply | None:
+            asked.append(reverse_path)
+            return Reply(550, "5.1.8", "<a@gw.test>: who?")
+
+        async with relaying(tmp_path, verify_sender=verify_sender, aliases=FAMILY) as relay:
+            assert str(await relay.judge(address)) == "550 5.1.8 <a@gw.test>: who?"
+            assert asked == ["a@gw.test"]
+
+    @pytest.mark.parametrize(
+        ("address", "reverse_path", "client"),
+        [
+            ("us@gw.test", "a@gw.test", CLIENT),
+            ("b@void.test", "a@gw.test", CLIENT),
+            ("b@office.test", "a@gw.test", CLIENT),
+            ("b@x.test", "", CLIENT),
+            ("family@gw.test", "a@gw.test", Client("192.0.2.1")),
+        ],
+    )
+    async def test_is_not_looked_up_without_need(
+        self, tmp_path: Path, address: str, reverse_path: str, client: Client
+    ) -> None:
+        async def verify_sender(_: str) -> Reply | None:
+            raise AssertionError
+
+        async with relaying(
+            tmp_path,
+            verify_sender=verify_sender,
+            aliases=FAMILY,
+            open_domains=frozenset({"gw.test"}),
+        ) as relay:
+            assert await relay.judge(address, client, reverse_path) is None
+
+    async def test_that_is_fine_is_taken(self, tmp_path: Path) -> None:
+        async with relaying(tmp_path, aliases=FAMILY) as relay:
+            assert await relay.judge("family@gw.test") is None
 
 
 class TestTheEnvelope:

@@ -385,3 +385,71 @@ async def test_reverse_names() -> None:
         assert await resolver.ptr("192.0.2.200") == []
         assert await resolver.ptr("not an address") == []
         assert await resolver.ptr("2001:db8::1") == []
+
+
+@pytest.mark.parametrize(
+    ("domain", "expected"),
+    [
+        ("example.test", True),
+        ("Plain.TEST", True),
+        ("alias.test", True),
+        ("ipv6.test", True),
+        ("router.test", False),
+        ("both.test", True),
+        ("null.test", True),
+        ("nowhere.test", False),
+        ("empty.test", False),
+        ("x..test", False),
+        ("down.test", None),
+        ("half.test", None),
+    ],
+)
+async def test_a_domain_exists_that_has_servers_for_its_mail(domain: str, expected: bool | None) -> None:
+    names = {
+        **NAMES,
+        "ipv6.test": {"AAAA": ["2001:db8::7"]},
+        "half.test": {"A": Failure.SERVFAIL},
+        "router.test": {"A": ["192.168.0.1"], "AAAA": ["fd00::1"]},
+        "both.test": {"A": ["192.168.0.1", "192.0.2.7"]},
+    }
+    async with DnsServer(names) as server:
+        assert await resolver_for(server).exists(domain) is expected
+
+
+async def test_what_this_machine_alone_knows_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("192.0.2.7 gw1.lan gw1\n")
+    (tmp_path / "resolv.conf").write_text("search test\n")
+    async with DnsServer({**NAMES, "gw1.test": {"A": ["192.0.2.7"]}}) as server:
+        resolver = resolver_for(server, hosts_file=tmp_path / "hosts", resolv_conf=tmp_path / "resolv.conf")
+        assert await resolver.exists("gw1.lan") is False
+        assert await resolver.exists("gw1") is False
+        assert server.queries["gw1.test", "MX"] == 0
+
+
+async def test_that_a_domain_exists_is_asked_once_in_its_ttl() -> None:
+    async with DnsServer(NAMES) as server:
+        clock = Clock()
+        resolver = resolver_for(server, clock=clock)
+        for _ in range(3):
+            assert await resolver.exists("plain.test")
+            assert await resolver.exists("nowhere.test") is False
+        assert server.queries["plain.test", "A"] == server.queries["nowhere.test", "AAAA"] == 1
+        clock.now += 61
+        assert await resolver.exists("plain.test")
+        assert server.queries["plain.test", "A"] == 2
+
+
+@pytest.mark.parametrize(
+    ("prefer", "expected"),
+    [("ipv6", ("2001:db8::1", "192.0.2.1")), ("ipv4", ("192.0.2.1", "2001:db8::1"))],
+)
+@pytest.mark.parametrize("is_listed", [False, True])
+async def test_the_preferred_family_comes_first(
+    tmp_path: Path, prefer: str, expected: tuple[str, ...], is_listed: bool
+) -> None:
+    (tmp_path / "hosts").write_text("192.0.2.1 one.example.test\n2001:db8::1 one.example.test\n")
+    options = {"hosts_file": tmp_path / "hosts"} if is_listed else {}
+    async with DnsServer(NAMES) as server:
+        found = await resolver_for(server, prefer=prefer, **options).hosts(NextHop("one.example.test"))
+    assert not isinstance(found, Attempt)
+    assert found[0].addresses == expected

@@ -15,14 +15,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay.cli.control import ask
 from relay.cli.options import add_config_option
 from relay.config.loading import load_with_places
+from relay.config.model import Config
 from relay.config.writing import make_plain
 from relay.explain.run import Explanation, explain
 from relay.mail.address import quote_address
 from relay.mail.envelope import Client, Envelope, Recipient
 from relay.mail.headers import header_name, split_content
+from relay.mail.learned import NOTHING_LEARNED, Learned
 from relay.mail.path import parse_path
+from relay.queue.control import parse_learned
 from relay.reception.access import plain_address
 from relay.reception.content import ChunkReader
 
@@ -76,7 +80,8 @@ def _explain(args: argparse.Namespace) -> int:
     is_smtputf8 = not f"{args.sender}{args.recipient}".isascii()
     envelope = Envelope(args.sender, (Recipient(args.recipient),), is_smtputf8=is_smtputf8)
     client = Client(args.client, protocol="ESMTP")
-    explanation = asyncio.run(explain(config, places, client, envelope, content))
+    learned = _read_learned(config) if config.fallback else NOTHING_LEARNED
+    explanation = asyncio.run(explain(config, places, client, envelope, content, learned))
     if args.json:
         print(json.dumps(explanation.as_data(), indent=2))
     else:
@@ -85,6 +90,14 @@ def _explain(args: argparse.Namespace) -> int:
         width = min(shutil.get_terminal_size().columns, WIDEST)
         print(*_lines(explanation, width), sep="\n")
     return 0 if explanation.is_smooth else 1
+
+
+def _read_learned(config: Config) -> Learned:
+    """Return the learned routes; none where the queue is not there yet, or is none of ours to read."""
+    try:
+        return parse_learned(ask(config.queue.path, {"command": "routes"}))
+    except OSError:
+        return NOTHING_LEARNED
 
 
 # Input

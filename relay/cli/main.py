@@ -20,10 +20,12 @@ COMMANDS = (
     "explain",
     "queue",
     "trace",
+    "routes",
     "send",
     "healthcheck",
     "login",
     "passwd",
+    "dkim",
     "import-postfix",
 )
 """Modules of ``relay.cli`` whose ``add_parser`` sets ``run``; only the one in use is imported."""

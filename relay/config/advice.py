@@ -32,6 +32,11 @@ def advise(config: Config, passwords: Mapping[str, str] = _NO_PASSWORDS) -> tupl
             if provider.from_policy != "unknown" and "@" in smarthost.username:
                 advice += _advise_on_senders(config, name, smarthost, provider)
             advice += _advise_on_size(config, name, provider)
+    if config.fallback and config.relayhost:
+        advice.append(
+            "fallback: does nothing beside relayhost, which takes all mail; it is for mail that goes to the"
+            " recipients' own servers"
+        )
     if config.local.lmtp and not config.postmaster:
         advice.append(
             "postmaster: nobody is named; mail for root, and reports, reach somebody only where the mailbox"
@@ -83,7 +88,7 @@ def _advise_on_senders(config: Config, name: str, smarthost: Smarthost, provider
 
 def _takes_any_sender(config: Config, name: str) -> bool:
     """Whether mail goes to this smarthost whoever sent it."""
-    ways = (config.relayhost, *(entry.via for entry in config.transport.values()))
+    ways = (config.relayhost, config.fallback, *(entry.via for entry in config.transport.values()))
     return any(isinstance(way, NextHop) and way.smarthost == name for way in ways)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from relay.config.alerts import read_alerts
 from relay.config.canonical import read_canonical
+from relay.config.dkim import read_dkim, read_places
 from relay.config.header_checks import read_header_checks
 from relay.config.house import (
     EVERYBODY,
@@ -21,7 +22,7 @@ from relay.config.house import (
     read_local,
 )
 from relay.config.listeners import read_listener_tls, read_listeners, read_users
-from relay.config.model import Access, Config, Dns, Limits, Local, Log, Network, Queue, Rewrite, Web
+from relay.config.model import AUTO, Access, Config, Dns, Limits, Local, Log, Network, Queue, Rewrite, Web
 from relay.config.places import Places
 from relay.config.problems import ConfigError, KeyPath, Problems, describe_toml_error
 from relay.config.routes import parse_relayhost, read_sender_relayhost, read_transport
@@ -42,12 +43,12 @@ from relay.config.values import (
     parse_size,
 )
 from relay.mail.address import join_address
+from relay.mail.public_address import FALLBACK_HOSTNAME
 from relay.mail.rewrite import Home
 
 __all__ = ["ConfigError", "find_config", "find_problems", "load_config", "parse_config"]
 
 USUAL_PATHS = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
-FALLBACK_HOSTNAME = "relay.localdomain"
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{12}|[0-9a-f]{64}")
 
@@ -83,15 +84,25 @@ def parse_config(text: str, *, machine_name: str, file: str = "relay.toml", fold
 
     The certificate that it names, if a listener needs it, must be there. Raises ConfigError.
     """
-    try:
-        # With a line end, tomllib tells the line of an error at the end.
-        document = tomllib.loads(text + "\n")
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([describe_toml_error(file, text, error)]) from None
     problems = Problems(file, text, folder)
-    config = _read_config(Section(problems, (), document), machine_name)
+    config = _read_config(Section(problems, (), _parse_toml(file, text)), machine_name)
     problems.raise_any()
     return config
+
+
+def load_dkim_places(path: Path | None, environ: Mapping[str, str]) -> dict[str, tuple[str, Path]]:
+    """Return selector and key file by domain, whether or not the keys are there. Raises ConfigError.
+
+    What else is wrong with the file does not matter.
+    """
+    found = find_config(path, environ)
+    text = _read_text(found) if found else ""
+    file, folder = _name_file(found)
+    problems = Problems(file, text, folder)
+    section = Section(problems, (), _parse_toml(file, text)).table("dkim")
+    places = {domain: (selector, key_file) for domain, _, selector, key_file in read_places(section)}
+    problems.raise_any()
+    return places
 
 
 def find_problems(
@@ -113,12 +124,21 @@ def choose_hostname(machine_name: str) -> str:
 
 
 def _parse(file: Path | None, text: str) -> Config:
-    return parse_config(
-        text,
-        machine_name=socket.gethostname(),
-        file=str(file or USUAL_PATHS[0]),
-        folder=file.absolute().parent if file else Path(),
-    )
+    name, folder = _name_file(file)
+    return parse_config(text, machine_name=socket.gethostname(), file=name, folder=folder)
+
+
+def _name_file(file: Path | None) -> tuple[str, Path]:
+    """Return the name of a file in errors, and where relative paths in it start."""
+    return str(file or USUAL_PATHS[0]), file.absolute().parent if file else Path()
+
+
+def _parse_toml(file: str, text: str) -> dict[str, object]:
+    try:
+        # With a line end, tomllib tells the line of an error at the end.
+        return tomllib.loads(text + "\n")
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([describe_toml_error(file, text, error)]) from None
 
 
 def _read_text(path: Path) -> str:
@@ -133,7 +153,8 @@ def _read_text(path: Path) -> str:
 
 def _read_config(top: Section, machine_name: str) -> Config:
     hostname = top.read("hostname", parse_domain, choose_hostname(machine_name))
-    helo_name = top.read("helo_name", _parse_helo_name, hostname)
+    helo_name = top.read("helo_name", parse_domain, hostname)
+    address_notice = top.read("address_notice", parse_flag, False)
     domain = top.read("domain", parse_domain, hostname)
     queue = _read_queue(top.table("queue"))
     smarthosts = read_smarthosts(top.table("smarthost"), queue.path.parent / "tokens")
@@ -145,9 +166,12 @@ def _read_config(top: Section, machine_name: str) -> Config:
     config = Config(
         hostname=hostname,
         helo_name=helo_name,
+        address_notice=address_notice,
         domain=domain,
         postmaster=top.read("postmaster", parse_mail_address, _first_user(domain, local)),
         relayhost=top.read("relayhost", parse_relayhost(smarthosts), None),
+        fallback=top.read("fallback", parse_relayhost(smarthosts), None),
+        prefer=top.read("prefer", one_of("ipv4", "ipv6"), "ipv6"),
         listen=listeners,
         access=_read_access(top.table("access")),
         tls=read_listener_tls(top.table("tls"), is_needed=any(listen.tls != "none" for listen in listeners)),
@@ -163,6 +187,7 @@ def _read_config(top: Section, machine_name: str) -> Config:
         local=local,
         queue=queue,
         limits=_read_limits(top.table("limits")),
+        dkim=read_dkim(top.table("dkim")),
         dns=_read_dns(top.table("dns")),
         web=_read_web(top.table("web")),
         alerts=read_alerts(top.table("alerts")),
@@ -173,6 +198,7 @@ def _read_config(top: Section, machine_name: str) -> Config:
             alias_section.reject(reason, written_as[key])
         if config.postmaster and not is_deliverable(config.postmaster, config):
             top.reject("is in a domain whose mail stays here, where nobody has that name", "postmaster")
+    _check_address_notice(top, config)
     top.reject_unknown()
     return config
 
@@ -184,10 +210,13 @@ def _first_user(domain: str, local: Local) -> str:
     return join_address(local.users[0], choose_user_domain(domain, local))
 
 
-def _parse_helo_name(value: object) -> str:
-    if value == "auto":
-        raise ValueError('"auto" is not supported yet; write the name, or leave it out to use hostname')
-    return parse_domain(value)
+def _check_address_notice(top: Section, config: Config) -> None:
+    if not config.address_notice or top.has_wrong_values:
+        return
+    if config.helo_name != AUTO:
+        top.reject('needs helo_name = "auto", which finds the address out', "address_notice")
+    elif not config.postmaster:
+        top.reject('needs somebody to write to: postmaster = "chris@example.org"', "address_notice")
 
 
 def _read_access(section: Section) -> Access:

@@ -15,11 +15,15 @@ from typing import Literal
 
 from relay.config.secrets import Secret
 from relay.mail.aliases import Aliases
+from relay.mail.dkim import SigningKey
 from relay.mail.header_checks import HeaderCheck
 from relay.mail.rewrite import Canonical
-from relay.mail.route import NextHop, Rate, Tls, TransportEntry
+from relay.mail.route import Family, NextHop, Rate, Tls, TransportEntry
 
 Network = IPv4Network | IPv6Network
+
+AUTO = "auto"
+"""The ``helo_name`` that follows the public address."""
 
 PRIVATE_NETWORKS: tuple[Network, ...] = tuple(
     ip_network(text)
@@ -141,6 +145,16 @@ class Dns:
 
 
 @dataclass(frozen=True, slots=True)
+class Dkim:
+    """The key that signs the mail of a domain."""
+
+    selector: str
+    key_file: Path
+    key: SigningKey
+    """As it was in the file when relay.toml was read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Web:
     """The status page, /healthz and /metrics."""
 
@@ -176,9 +190,16 @@ class Config:
 
     hostname: str = ""
     helo_name: str = ""
+    """A name, or ``AUTO``."""
+    address_notice: bool = False
+    """Whether the postmaster is told when the public address or its name changes."""
     domain: str = ""
     postmaster: str = ""
     relayhost: NextHop | None = None
+    fallback: NextHop | None = None
+    """Where mail by MX goes on when a site refuses it because of us."""
+    prefer: Family = "ipv6"
+    """Which addresses of a server are tried first."""
     listen: tuple[Listen, ...] = (Listen(),)
     access: Access = Access()
     tls: ListenerTls = ListenerTls()
@@ -196,6 +217,8 @@ class Config:
     local: Local = Local()
     queue: Queue = Queue()
     limits: Limits = Limits()
+    dkim: Mapping[str, Dkim] = field(default_factory=lambda: MappingProxyType({}))
+    """By domain."""
     dns: Dns = Dns()
     web: Web = Web()
     alerts: Alerts = Alerts()

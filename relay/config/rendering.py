@@ -23,9 +23,12 @@ def render(config: Config) -> Table:
     return {
         "hostname": config.hostname,
         "helo_name": config.helo_name,
+        "address_notice": config.address_notice,
         "domain": config.domain,
         **({"postmaster": quote_address(config.postmaster)} if config.postmaster else {}),
         **({"relayhost": _render_next_hop(config.relayhost)} if config.relayhost else {}),
+        **({"fallback": _render_next_hop(config.fallback)} if config.fallback else {}),
+        "prefer": config.prefer,
         "listen": [_render_listen(listen) for listen in config.listen],
         "access": _render_access(config.access),
         "tls": _render_listener_tls(config.tls),
@@ -54,6 +57,10 @@ def render(config: Config) -> Table:
             "connections": config.limits.connections,
             "connections_per_client": config.limits.connections_per_client,
             "messages_per_hour": config.limits.messages_per_hour,
+        },
+        "dkim": {
+            domain: {"selector": dkim.selector, "key_file": str(dkim.key_file)}
+            for domain, dkim in config.dkim.items()
         },
         "dns": {"nameservers": [_join_port(address, port) for address, port in config.dns.nameservers]},
         "web": {
@@ -127,7 +134,16 @@ def _render_alerts(alerts: Alerts) -> Table:
 
 def _render_transport(entry: TransportEntry) -> object:
     via = _render_via(entry.via)
-    return {"via": via, "internal": True} if entry.internal else via
+    options = {**({"internal": True} if entry.internal else {}), **_render_tls(entry.via)}
+    return {"via": via, **options} if options else via
+
+
+def _render_tls(via: Via) -> Table:
+    if not isinstance(via, ByMx | NextHop) or via.tls == "opportunistic":
+        return {}
+    if isinstance(via, NextHop) and via.smarthost:
+        return {}
+    return {"tls": "verify" if via.tls == "starttls" else via.tls}
 
 
 def _render_via(via: Via) -> str:

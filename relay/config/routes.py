@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from relay.config.problems import suggest
@@ -11,6 +12,7 @@ from relay.config.sections import Section
 from relay.config.smarthosts import Smarthosts, next_hop_of
 from relay.config.values import (
     KEY_DOMAIN,
+    one_of,
     parse_address_key,
     parse_flag,
     parse_host,
@@ -21,8 +23,18 @@ from relay.config.values import (
 )
 from relay.mail.address import fold
 from relay.mail.reply import Reply
-from relay.mail.route import ByLocal, ByMx, Discard, NextHop, Refuse, TransportEntry, Via
+from relay.mail.route import ByLocal, ByMx, Discard, NextHop, Refuse, Tls, TransportEntry, Via
 
+_SMTP_PORT = 25
+_TLS: Mapping[str, Tls] = MappingProxyType(
+    {
+        "verify": "starttls",
+        "starttls": "starttls",
+        "implicit": "implicit",
+        "opportunistic": "opportunistic",
+        "none": "none",
+    }
+)
 _POSTFIX_TRANSPORT = re.compile(r"(?:smtp|relay|lmtp|local|virtual):(?!\d+$)")
 _NO_NEXT_HOP = re.compile(r"(?:error|retry|discard):")
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?:(:)(.*))?")
@@ -44,6 +56,7 @@ def read_transport(
             table = section.table(written)
             via = table.require("via", parse_value)
             is_internal = table.read("internal", parse_flag, False)
+            via = _read_tls(table, via)
             table.reject_unknown()
         else:
             via = section.require(written, parse_value)
@@ -52,6 +65,22 @@ def read_transport(
         if isinstance(via, ByLocal) and key.rpartition("@")[2] not in local_domains:
             section.reject('is "local", but this is none of the domains under [local]', written)
     return MappingProxyType(entries)
+
+
+def _read_tls(table: Section, via: Via | None) -> Via | None:
+    """Return a way with the TLS that its entry demands."""
+    tls = _TLS.get(table.read("tls", one_of(*_TLS), ""))
+    if tls is None or via is None:
+        return via
+    if not isinstance(via, ByMx | NextHop):
+        table.reject('is of use only where mail goes to another server: via "mx" or a host', "tls")
+    elif isinstance(via, NextHop) and via.smarthost:
+        table.reject(f"belongs into [smarthost.{via.smarthost}], for all mail that goes there", "tls")
+    elif tls == "implicit" and (isinstance(via, ByMx) or via.port == _SMTP_PORT):
+        table.reject('"implicit" needs a host with its port, as in "[mail.example.org]:465"', "tls")
+    else:
+        return replace(via, tls=tls)
+    return via
 
 
 def parse_relayhost(smarthosts: Smarthosts) -> Callable[[object], NextHop]:

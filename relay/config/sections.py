@@ -12,7 +12,16 @@ from relay.config.values import describe, parse_path
 Value = TypeVar("Value")
 MaybePath = TypeVar("MaybePath", bound=Path | None)
 
-_TOP_KEYS = ("hostname", "helo_name", "domain", "postmaster", "relayhost")
+_TOP_KEYS = (
+    "hostname",
+    "helo_name",
+    "address_notice",
+    "domain",
+    "postmaster",
+    "relayhost",
+    "fallback",
+    "prefer",
+)
 
 
 class Section:

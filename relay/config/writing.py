@@ -46,6 +46,8 @@ def write_pair(key: str, value: object) -> list[str]:
         return [f"{format_path((key,))} = '{value}'"]
     if isinstance(value, list) and (line := _write_list(key, value)):
         return [line]
+    if isinstance(value, Mapping):
+        return [f"{format_path((key,))} = {{ {', '.join(write_body(value))} }}"]
     return tomli_w.dumps({key: value}).rstrip("\n").split("\n")
 
 

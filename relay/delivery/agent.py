@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from relay import events
 from relay.delivery.client import Connection
 from relay.delivery.login import is_login_failure
 from relay.mail.attempt import Attempt, Claim, Scope
 from relay.mail.envelope import Recipient
+from relay.mail.refusal import Target, classify
 from relay.mail.reply import Reply
 from relay.mail.route import NextHop
 
@@ -42,6 +44,13 @@ class Transfer:
         """Report the same of all recipients."""
         self.report(dict.fromkeys(self.recipients, attempt))
 
+    def split(self, size: int) -> list[Transfer]:
+        """Return it in parts of at most so many recipients."""
+        if len(self.recipients) <= size:
+            return [self]
+        starts = range(0, len(self.recipients), size)
+        return [replace(self, recipients=self.recipients[start : start + size]) for start in starts]
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -53,8 +62,8 @@ class Endpoint:
 
 Endpoints = Callable[[NextHop], Awaitable[Sequence[Endpoint] | Attempt]]
 """Looks up the servers of a next hop."""
-Connect = Callable[[Endpoint, NextHop], Awaitable[Connection | Attempt]]
-"""Opens a session."""
+Connect = Callable[[Sequence[Endpoint], NextHop, set[str]], Awaitable[Connection | Attempt]]
+"""Opens a session with a server at that of its addresses which answers first, and adds to those tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,8 @@ class Agent:
         """The session that goes on."""
         self.generation = 0
         """That of its lane's connections to which it belongs."""
+        self._address = ""
+        """Where the last transfer went."""
         self._next_hop = next_hop
         self._tools = tools
         self._on_session = on_session
@@ -121,7 +132,8 @@ class Agent:
     ) -> Attempt | None:
         """Carry a transfer; ``pending`` is who was not reported yet, with what is known."""
         tried: set[str] = set()
-        for sessions_left in reversed(range(SESSIONS_PER_ATTEMPT)):
+        sessions = 0
+        while True:
             rest = transfer if not tried else replace(transfer, recipients=tuple(pending))
             try:
                 attempts = await self._send(rest, tried)
@@ -135,11 +147,29 @@ class Agent:
                 pending.clear()
                 return attempts
             pending.update(zip(rest.recipients, attempts, strict=True))
-            _report_settled(transfer, pending)
-            if not (sessions_left and pending and await self._has_other(tried)):
-                break
+            sessions += 1
+            turns = await self._turns_to_ipv4(attempts, tried)
+            _report_settled(transfer, pending, turns_to_ipv4=turns)
+            is_over = not pending or (sessions >= SESSIONS_PER_ATTEMPT and not turns)
+            if is_over or not await self._has_other(tried):
+                return None
             await self.leave()
-        return None
+
+    async def _turns_to_ipv4(self, attempts: Sequence[Attempt], tried: set[str]) -> bool:
+        """Whether a site that refuses us over IPv6 is asked over IPv4: then no IPv6 address is left to try.
+
+        Home connections have often no reverse name for IPv6, which Gmail and others demand. Where there is an
+        account, a refusal has other reasons.
+        """
+        if not _is_ipv6(self._address) or self._next_hop.smarthost or not any(map(_is_about_us, attempts)):
+            return False
+        found = await self._tools.endpoints(self._next_hop)
+        addresses = set() if isinstance(found, Attempt) else {endpoint.address for endpoint in found}
+        ipv6 = set(filter(_is_ipv6, addresses))
+        if addresses <= ipv6 | tried:
+            return False
+        tried |= ipv6
+        return True
 
     async def _send(self, transfer: Transfer, tried: set[str]) -> list[Attempt] | Attempt:
         """Send over the kept connection or, where there is none or it is dead, over a new one."""
@@ -154,6 +184,7 @@ class Agent:
         return opened if isinstance(opened, Attempt) else await self._send_over(opened, transfer)
 
     async def _send_over(self, connection: Connection, transfer: Transfer) -> list[Attempt]:
+        self._address = connection.address
         attempts = await self._tools.send(connection, transfer)
         if not connection.is_reusable:
             self.abort()
@@ -174,20 +205,42 @@ class Agent:
 async def open_session(
     next_hop: NextHop, endpoints: Endpoints, connect: Connect, tried: set[str]
 ) -> Connection | Attempt:
-    """Connect to the first address that gives a session, of those not tried yet, and add what is tried."""
+    """Connect to the first address that gives a session, of those not tried yet, and add what is tried.
+
+    Where none does, return the failure that tells most.
+    """
     found = await endpoints(next_hop)
     if isinstance(found, Attempt):
         return found
-    failure = Attempt(Reply(451, "4.4.4", "there is no server to try"), Scope.SITE, next_hop=next_hop.key)
-    for endpoint in [e for e in found if e.address not in tried][:ADDRESSES_PER_SESSION]:
-        tried.add(endpoint.address)
-        opened = await connect(endpoint, next_hop)
-        if isinstance(opened, Connection):
+    nobody = Attempt(Reply(451, "4.4.4", "there is no server to try"), Scope.SITE, next_hop=next_hop.key)
+    failures: list[Attempt] = []
+    chosen = [endpoint for endpoint in found if endpoint.address not in tried][:ADDRESSES_PER_SESSION]
+    while left := [endpoint for endpoint in chosen if endpoint.address not in tried]:
+        opened = await connect(_choose_rivals(left), next_hop, tried)
+        if isinstance(opened, Connection) or opened.reply.is_permanent or is_login_failure(opened):
             return opened
-        failure = opened
-        if failure.reply.is_permanent or is_login_failure(failure):
-            break
-    return failure
+        failures.insert(0, opened)
+    return max(failures, key=_tells, default=nobody)
+
+
+def _choose_rivals(left: Sequence[Endpoint]) -> list[Endpoint]:
+    """Return the first address, and the first of the other family that its host has."""
+    first = left[0]
+    others = (
+        endpoint
+        for endpoint in left
+        if endpoint.name == first.name and _is_ipv6(endpoint.address) != _is_ipv6(first.address)
+    )
+    return [first, *islice(others, 1)]
+
+
+def _tells(failure: Attempt) -> int:
+    """Return how much a failure tells: most where a site refuses us, least where it is mute."""
+    if _is_about_us(failure):
+        return 3
+    if failure.remote_reply is not None:
+        return 2
+    return 0 if failure.is_unreachable else 1
 
 
 def explain_error(what: str, error: Exception) -> Reply:
@@ -198,9 +251,15 @@ def explain_error(what: str, error: Exception) -> Reply:
     return Reply(451, "4.3.0", "the relay met an internal error; it will try again")
 
 
-def _report_settled(transfer: Transfer, pending: dict[Recipient, Attempt | None]) -> None:
+def _report_settled(
+    transfer: Transfer, pending: dict[Recipient, Attempt | None], *, turns_to_ipv4: bool
+) -> None:
     """Report who need not, or must not, be tried at another server, and take them off ``pending``."""
-    settled = {r: attempt for r, attempt in pending.items() if attempt and not _may_try_elsewhere(attempt)}
+    settled = {
+        recipient: attempt
+        for recipient, attempt in pending.items()
+        if attempt and not (_may_try_elsewhere(attempt) or (turns_to_ipv4 and _is_about_us(attempt)))
+    }
     for recipient in settled:
         del pending[recipient]
     if settled:
@@ -210,3 +269,14 @@ def _report_settled(transfer: Transfer, pending: dict[Recipient, Attempt | None]
 def _may_try_elsewhere(attempt: Attempt) -> bool:
     """Whether another server may be asked at once; a possible duplicate must not be made a certain one."""
     return not (attempt.reply.is_positive or attempt.reply.is_permanent or attempt.is_possible_duplicate)
+
+
+def _is_about_us(attempt: Attempt) -> bool:
+    """Whether a server refused us as a sender."""
+    reply = attempt.remote_reply or attempt.reply
+    is_refusal = (attempt.is_remote or attempt.remote_reply is not None) and not reply.is_positive
+    return is_refusal and classify(reply, attempt.command).target is Target.SENDER
+
+
+def _is_ipv6(address: str) -> bool:
+    return ":" in address

@@ -10,7 +10,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.esmtp import parse_esmtp_extensions
@@ -19,6 +19,7 @@ from relay.delivery import commands, tls
 from relay.delivery.dialogue import Dialogue, Timeouts
 from relay.delivery.login import Account, log_in
 from relay.delivery.protocol import NOT_SMTP, ReplyProtocol
+from relay.delivery.race import race
 from relay.delivery.tls import TlsError
 from relay.delivery.transaction import Content, Transaction
 from relay.mail.attempt import Attempt, Scope
@@ -42,6 +43,8 @@ class ClientSettings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     account_of: Callable[[NextHop], Account | None] = lambda _: None
     """Returns the account to log in with; None: no login."""
+    on_hello: Callable[[str, Reply], None] = lambda *_: None
+    """Is told of each reply to EHLO or HELO, after the address of its server."""
 
 
 class Connection:
@@ -71,21 +74,43 @@ class Connection:
 
         That attempt's scope is SITE and it is temporary, unless the server is this relay itself.
         """
-        connection = cls(host, address, next_hop, settings)
+        return await cls.open_one(host, (address,), next_hop, settings, set())
+
+    @classmethod
+    async def open_one(
+        cls,
+        host: str,
+        addresses: Sequence[str],
+        next_hop: NextHop,
+        settings: ClientSettings,
+        tried: set[str],
+    ) -> Connection | Attempt:
+        """Do as ``open`` does at the address of a host that answers first; add to ``tried`` what was tried.
+
+        An address that is slower than another has not been tried.
+        """
+        rivals = [cls(host, address, next_hop, settings) for address in addresses]
+        connection, failed = await race(rivals)
+        tried.update(rival.address for rival, _ in failed)
+        if connection is None:
+            return failed[-1][1]
+        tried.add(connection.address)
         try:
             failure = await connection.start(next_hop.tls)
         except TlsError:
-            connection = cls(host, address, next_hop, settings)
-            failure = await connection.start("none")
+            connection = cls(host, connection.address, next_hop, settings)
+            failure = await connection.connect()
+            # It was reached a moment ago.
+            failure = replace(failure, is_unreachable=False) if failure else await connection.start("none")
         return connection if failure is None else failure
 
     async def start(self, mode: Tls) -> Attempt | None:
-        """Connect and open the session; return why there is none.
+        """Open the session, when connected; return why there is none.
 
         Raises TlsError where opportunistic TLS does not work: try again without.
         """
         try:
-            failure = await self._connect() or await self._open_session(mode)
+            failure = await self._open_session(mode)
         except TlsError as error:
             self.abort()
             if mode == "opportunistic":
@@ -176,7 +201,8 @@ class Connection:
         """Close at once; what was written and has not left is thrown away."""
         self._protocol.abort()
 
-    async def _connect(self) -> Attempt | None:
+    async def connect(self) -> Attempt | None:
+        """Connect to the server; return why that failed."""
         loop, port = asyncio.get_running_loop(), self.next_hop.port
         try:
             async with asyncio.timeout(self._settings.timeouts.connect):
@@ -191,7 +217,7 @@ class Connection:
         else:
             return None
         reply = Reply(451, "4.4.1", f"connect to {self.label}: {reason}")
-        return Attempt(reply, Scope.SITE, next_hop=self.next_hop.key)
+        return Attempt(reply, Scope.SITE, next_hop=self.next_hop.key, is_unreachable=True)
 
     async def _open_session(self, mode: Tls) -> Attempt | None:
         if mode == "implicit":
@@ -242,6 +268,7 @@ class Connection:
         if not self._protocol.is_connected:
             raise SMTPServerDisconnected("connection lost")
         self._name = _first_word(reply)
+        self._settings.on_hello(self.address, reply)
         self.offers = {keyword.upper(): value for keyword, value in extensions.items()}
         if mechanisms:  # of "AUTH LOGIN" and of the old "AUTH=LOGIN"
             self.offers["AUTH"] = " ".join(dict.fromkeys(mechanisms)).upper()
@@ -261,7 +288,7 @@ class Connection:
         refusal = await self._start_tls(tls.verified())
         if refusal is not None:
             text = f"TLS is required, but host {server} refused to start TLS: {refusal}"
-            return self._refuse_tls("4.7.4", text)
+            return replace(self._refuse_tls("4.7.4", text), remote_reply=refusal)
         return await self._say_hello()
 
     async def _prefer_tls(self) -> Attempt | None:

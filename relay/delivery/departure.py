@@ -1,13 +1,16 @@
-"""The copy that leaves: external checks and rewriting, conversion for servers without 8BITMIME."""
+"""The copy that leaves: external checks and rewriting, conversion for servers without 8BITMIME, signature."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from relay.delivery.agent import ContentError, Transfer
 from relay.delivery.client import Connection, Content
 from relay.mail.attempt import Attempt, Claim
+from relay.mail.dkim import BodyHash, Signer, author_domain
 from relay.mail.downgrade import Downgrader
 from relay.mail.envelope import Envelope, Message, Recipient
 from relay.mail.header_checks import HeaderCheck, Inspection
@@ -27,6 +30,8 @@ class DepartureRules:
     """The external header checks."""
     postmaster: str
     """The envelope sender of reports where the null one is refused; "" where there is none."""
+    signers: Mapping[str, Signer] = field(default_factory=lambda: MappingProxyType({}))
+    """By the domain of the author."""
 
     def rewrite_envelope(self, envelope: Envelope) -> Envelope:
         """Return the envelope of an external copy; each recipient keeps the address that it was given."""
@@ -64,14 +69,24 @@ class DepartureRules:
             headers = kept
         return b"".join(rewrite_headers(headers, self.sender_canonical, self.home))
 
+    def find_signer(self, block: bytes) -> Signer | None:
+        """Return what signs an external copy with this header block; None: it leaves unsigned."""
+        return self.signers.get(author_domain(split_content(block)[0])) if self.signers else None
+
 
 class Departures:
     """Sends transfers over connections, each as its next hop is to get it."""
 
-    def __init__(self, rules: DepartureRules, read: Callable[[int], AsyncIterator[bytes]]) -> None:
+    def __init__(
+        self,
+        rules: DepartureRules,
+        read: Callable[[int], AsyncIterator[bytes]],
+        now: Callable[[], float] = time.time,
+    ) -> None:
         """``read`` yields the content of a queued message, and raises where it cannot."""
         self._rules = rules
         self._read = read
+        self._now = now
 
     def configure(self, rules: DepartureRules) -> None:
         """Follow a changed configuration from the next transfer on."""
@@ -98,18 +113,23 @@ class Departures:
     async def _send(
         self, connection: Connection, claim: Claim, envelope: Envelope, *, is_internal: bool
     ) -> list[Attempt]:
-        message = claim.message
+        message, rules = claim.message, self._rules
         chunks = _start_with(message.header_size, self._read_content(claim))
         block = await anext(chunks)
         if not is_internal:
-            block = self._rules.edit_header(block)
+            block = rules.edit_header(block)
         is_8bit = message.body_is_8bit or envelope.is_8bitmime
         downgrades = is_8bit and "8BITMIME" not in connection.offers
-        if downgrades:
-            downgrader = Downgrader(split_content(block)[0])
+        converted = split_content(block)[0] if downgrades else None
+        if converted is not None:
+            downgrader = Downgrader(converted)
             block = b"".join(downgrader.headers)
             chunks = _downgrade(downgrader, chunks)
             envelope = replace(envelope, is_8bitmime=False)
+        signer = None if is_internal else rules.find_signer(block)
+        if signer is not None:
+            block = LineBreaker().feed(block)
+            block = signer.sign(block, await self._hash_body(claim, converted), self._now()) + block
         content = Content(
             size=len(block) + message.size - message.header_size,
             chunks=_break_lines(block, chunks),
@@ -118,6 +138,21 @@ class Departures:
         if envelope is not message.envelope or is_8bit:
             message = replace(message, envelope=envelope, body_is_8bit=is_8bit and not downgrades)
         return await connection.transfer(message, content)
+
+    async def _hash_body(self, claim: Claim, converted: Sequence[bytes] | None) -> bytes:
+        """Return the hash of the body as it is about to leave. Raises ContentError.
+
+        ``converted`` are the headers before a conversion to 7 bits, where there is one. The content is read
+        once for this and once to be sent, so that memory need not hold it.
+        """
+        chunks = _start_with(claim.message.header_size, self._read_content(claim))
+        await anext(chunks)
+        if converted is not None:
+            chunks = _downgrade(Downgrader(converted), chunks)
+        breaker, body = LineBreaker(), BodyHash()
+        async for chunk in chunks:
+            body.feed(breaker.feed(chunk))
+        return body.digest()
 
     async def _read_content(self, claim: Claim) -> AsyncIterator[bytes]:
         if claim.content is not None:

@@ -67,7 +67,8 @@ class Dialogue:
     def refuse(self, reply: Reply) -> Attempt:
         """Return the attempt of a server that wants no session: temporary, whatever its code."""
         text = f"host {self.server} refused to talk to me: {reply}"
-        return self.remark(Reply(451, "4" + reply.dsn[1:], text), Scope.SITE)
+        attempt = self.remark(Reply(451, "4" + reply.dsn[1:], text), Scope.SITE)
+        return replace(attempt, remote_reply=reply)
 
     def explain(self, error: SMTPException, scope: Scope) -> Attempt:
         """Return the attempt that a broken conversation comes to: temporary but for a 5xx reply."""

@@ -15,6 +15,8 @@ class Jumps:
         self._steady = steady
         self._seen = Moment(now(), steady())
         self._total = 0.0
+        self.kept = 0.0
+        """Seconds of the jumps that the queue knows of."""
 
     def look(self) -> float:
         """Return by how many seconds the clock was set forward so far."""

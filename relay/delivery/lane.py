@@ -138,6 +138,11 @@ class Lane:
         """Forget how long the next hop is to be left alone: the next transfer may try."""
         self.blocked_until = 0.0
 
+    def release(self) -> None:
+        """Forget that no session could be had: mail goes elsewhere, and need not wait for the next probe."""
+        if self._failures:
+            self._forget_failures()
+
     def renew(self) -> None:
         """Leave the connections that are open: each when its transfer is done."""
         self._generation += 1

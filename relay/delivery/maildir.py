@@ -51,6 +51,8 @@ LONGEST_HOST = 128
 """Characters of the host name in a file name: with the flags that mail programs add, 255 are the limit."""
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_RIGHTS = stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO
+"""Without the bit for the group that a new folder inherits, as in Debian's /var/mail."""
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_ALLOWED = "let the relay write there; it runs as the user with the number {uid}"
 _ADVICE = {
@@ -283,7 +285,7 @@ def _enter(here: int, name: str, user: str) -> int:
     """Open a folder that is no link; make it where it is missing."""
     with suppress(FileNotFoundError):
         folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
-        if os.geteuid() != 0 or stat.S_IMODE(os.fstat(folder).st_mode):
+        if os.geteuid() != 0 or os.fstat(folder).st_mode & _RIGHTS:
             return folder
         os.close(folder)
     _make(here, name, _choose_owner(user, here))
@@ -298,7 +300,7 @@ def _make(here: int, name: str, owner: Owner) -> None:
         with ExitStack() as opened:
             folder = _keep(os.open(name, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here), opened)
             found = os.fstat(folder)
-            if found.st_uid in {0, owner[0]} and not stat.S_IMODE(found.st_mode) and not _list(folder):
+            if found.st_uid in {0, owner[0]} and not found.st_mode & _RIGHTS and not _list(folder):
                 os.fchown(folder, *owner)
                 os.fchmod(folder, 0o700)
             elif found.st_uid != owner[0]:

@@ -9,7 +9,16 @@ from typing import Protocol
 from relay import events
 from relay.mail import lifecycle
 from relay.mail.attempt import Attempt, Claim, Failed, Outcome, Scope, State
-from relay.mail.dsn import Plan, Report, ReportSettings, build_report, plan_reports, returned_size
+from relay.mail.dsn import (
+    Letter,
+    Plan,
+    Report,
+    ReportSettings,
+    build_report,
+    plan_reports,
+    returned_size,
+    seal,
+)
 from relay.mail.envelope import Message, Recipient, format_queue_id
 from relay.mail.reply import Reply
 
@@ -165,6 +174,17 @@ class Recorder:
         await self._queue.record((), reports=reports)
         for plan, report in zip(plans, reports, strict=True):
             events.reported(message, plan.kind, report.message)
+
+    async def announce(self, subject: str, text: str) -> None:
+        """Put a letter to the postmaster into the queue; nothing is ever reported about it."""
+        settings, now = self._reporting.settings, self._now()
+        body, plain = text.encode(), "text/plain; charset=utf-8"
+        letter = Letter(settings.postmaster, subject, plain, body, "auto-generated", "NEVER")
+        recipients = self._reporting.expand(settings.postmaster, "")
+        number = self._queue.new_number(now)
+        report = seal(letter, settings, recipients=recipients, number=number, now=now)
+        await self._queue.record((), reports=[report])
+        events.announced(report.message, subject)
 
     async def _store(
         self, message: Message, outcomes: Sequence[Outcome], whole_pass: Sequence[Outcome], *, is_late: bool

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from relay.doctor.finding import Finding, Kind, Severity
-from relay.doctor.lookup import Answer, Ask, State, reverse_name
+from relay.routing.lookup import Answer, Ask, State, reverse_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ HOME = Kind(
     "{list} lists {address} as the address of a household (PBL, {codes})",
     "That is usual and no reproach, but many mail servers refuse all mail that comes directly from such an"
     " address.",
-    "Send over a smarthost: relayhost in relay.toml. If the address is yours for good, you may take it off"
-    " the list at {page}.",
+    "Send over a smarthost: fallback or relayhost in relay.toml. If the address is yours for good, you may"
+    " take it off the list at {page}.",
 )
 UNUSABLE = Kind(
     "blocklist.unusable",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from relay.doctor.finding import Finding, Kind, Severity
-from relay.doctor.lookup import Ask, State
+from relay.routing.lookup import Ask, State
 
 KNOWN_DOMAINS = ("gmail.com", "outlook.com", "yahoo.com", "gmx.net", "orange.fr")
 """Large mail domains that will be there for a long time."""

@@ -18,7 +18,7 @@ BLOCKED = Kind(
     "port 25 is closed: none of the mail servers of {domains} can be reached ({reason})",
     "Mail to the recipients' own servers goes over port 25; where that is closed, it all waits in the queue.",
     "Open it in the router, or in your account at the internet provider (some have a switch for it), or send"
-    " over a smarthost: relayhost in relay.toml.",
+    " over a smarthost: fallback or relayhost in relay.toml.",
 )
 REFUSED = Kind(
     "port25.refused",

@@ -6,17 +6,18 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import relay
-from relay.config.model import Config
+from relay.config.model import AUTO, Config
 from relay.delivery.client import ClientSettings
 from relay.doctor import (
     address,
     blocklists,
+    dkim,
     expiry,
     machine,
     nameservers,
@@ -26,15 +27,18 @@ from relay.doctor import (
     smarthosts,
 )
 from relay.doctor.finding import UNCHECKED, Finding
-from relay.doctor.lookup import Ask, Lookup
 from relay.doctor.service import Waiting
 from relay.doctor.trial import TIMEOUTS, opener
 from relay.doctor.ways import domains_of, goes_direct, hops_of
+from relay.mail.public_address import Known, choose_name, parse_echo
 from relay.mail.reply import Reply
 from relay.oauth.account import OAuthAccount
 from relay.oauth.tokens import Tokens
 from relay.reception.access import default_gateway
+from relay.routing.lookup import Ask, Lookup
 from relay.routing.myself import Myself
+from relay.routing.public_address import INSIDE, Seen, ask_mirrors, find_reverse
+from relay.routing.public_name import last_helo_name
 from relay.routing.resolver import Resolver
 from relay.threads import in_thread
 from relay.wiring import account_of, accounts_of, locate_by
@@ -43,8 +47,6 @@ LIMIT_SECONDS = 60.0
 """How long one check may take."""
 DNS_SECONDS = 6.0
 """How long one question to DNS may take."""
-MIRROR_SECONDS = 3.0
-"""How long a name server out there may take that tells who asks."""
 
 Check = Coroutine[object, object, list[Finding]]
 Progress = Callable[[Sequence[str]], None]
@@ -66,7 +68,7 @@ async def examine(config: Config, progress: Progress, *, root: Path = Path("/"))
     """
     examination = _Examination(config, root)
     sections = await run_checks(examination.first_checks(), progress)
-    sections += await run_checks(examination.second_checks(), progress)
+    sections += await run_checks(await examination.second_checks(), progress)
     return [section for section in sections if section.findings]
 
 
@@ -82,10 +84,8 @@ class _Examination:
         self._now = time.time()
         self._heard: set[str] = set()
         """The public addresses that mail servers showed us."""
-        self._asked: list[str] = []
-        """The public addresses that name servers showed us."""
-        self._doubts: list[Finding] = []
-        """What there is to say against those."""
+        self._seen = Seen()
+        """What name servers see of us."""
         self._waiting = Waiting()
 
     def first_checks(self) -> dict[str, Check]:
@@ -94,7 +94,7 @@ class _Examination:
         myself = Myself(config.hostname, config.listen)
         resolver = Resolver(myself.is_at, config.dns.nameservers, timeout=DNS_SECONDS)
         settings = ClientSettings(
-            config.helo_name, config.hostname, TIMEOUTS, account_of(config, Tokens(self._accounts))
+            last_helo_name(config), config.hostname, TIMEOUTS, account_of(config, Tokens(self._accounts))
         )
         open_trial = opener(locate_by(resolver), settings, self._note)
         return {
@@ -106,19 +106,21 @@ class _Examination:
                 title: smarthosts.check_smarthost(config, hop, open_trial, now=now)
                 for title, hop in hops_of(config).items()
             },
+            **{f"DKIM of {domain}": dkim.check_key(domain, key, ask) for domain, key in config.dkim.items()},
             "service": self._look_at_service(),
             "certificates and tokens": in_thread(lambda: _check_expiry(config, self._accounts, now)),
             "disk": in_thread(lambda: _check_disk(config)),
             "public address": self._ask_for_address(),
         }
 
-    def second_checks(self) -> dict[str, Check]:
+    async def second_checks(self) -> dict[str, Check]:
         """Return the checks that need the public address, or what the running relay said."""
-        config, ask, waiting = self._config, self._ask, self._waiting
-        addresses, about_address = address.judge_addresses(self._asked, sorted(self._heard))
+        ask, waiting = self._ask, self._waiting
+        addresses, about_address = address.judge_addresses(self._seen, sorted(self._heard))
+        config = await self._name_relay(addresses)
         evidence = partial(_gather_evidence, config, self._accounts, waiting)
         return {
-            "public address": _given([*self._doubts, *about_address]),
+            "public address": _given(about_address),
             "clock": in_thread(lambda: machine.check_clock(self._now, evidence())),
             "clients": in_thread(
                 lambda: service.judge_clients(
@@ -133,7 +135,7 @@ class _Examination:
         }
 
     def _note(self, hello: Reply) -> None:
-        if shown := address.parse_echo(hello.text):
+        if shown := parse_echo(hello.text, INSIDE):
             self._heard.add(shown)
 
     async def _look_at_service(self) -> list[Finding]:
@@ -141,10 +143,17 @@ class _Examination:
         return findings
 
     async def _ask_for_address(self) -> list[Finding]:
-        self._asked, self._doubts = await address.ask_mirrors(
-            self._ask, lambda server: Lookup([(server, 53)], timeout=MIRROR_SECONDS).ask
-        )
+        self._seen = await ask_mirrors(self._ask)
         return []  # what mail servers showed is known only after this round
+
+    async def _name_relay(self, addresses: Sequence[str]) -> Config:
+        """Return the configuration with the EHLO name that ``"auto"`` comes to."""
+        config = self._config
+        if config.helo_name != AUTO or not addresses:
+            return replace(config, helo_name=last_helo_name(config))
+        reverse = await find_reverse(addresses[0], self._ask)
+        name = choose_name(reverse.confirmed, last_helo_name(config), config.hostname)
+        return replace(config, helo_name=Known(addresses[0], name=name).helo_name(config.hostname))
 
 
 def _checks_of_addresses(

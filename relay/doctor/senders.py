@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from relay.config.model import Config
 from relay.doctor import spf
 from relay.doctor.finding import Finding, Kind, Severity
-from relay.doctor.lookup import Ask, State
 from relay.doctor.spf import Result, Verdict
 from relay.mail.address import fold, split_address
 from relay.mail.route import NextHop
+from relay.routing.lookup import Ask, State
 
 EXISTS = Kind("sender.exists", Severity.OK, "{domain} (of {sender}) exists and takes mail")
 MISSING = Kind(

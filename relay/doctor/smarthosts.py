@@ -150,6 +150,8 @@ def _section(config: Config, next_hop: NextHop) -> str:
         return f"[smarthost.{next_hop.smarthost}]"
     if next_hop == config.relayhost:
         return "relayhost"
+    if next_hop == config.fallback:
+        return "fallback"
     is_of_sender = next_hop in config.sender_relayhost.values()
     return "[sender_relayhost]" if is_of_sender else "[transport]"
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import quote
 
-from relay.doctor.lookup import Answer, Ask, RecordType, State, reverse_name
+from relay.routing.lookup import Answer, Ask, RecordType, State, reverse_name
 
 MOST_LOOKUPS = 10
 """Terms that ask DNS, in a record and all that it includes (section 4.6.4)."""

@@ -30,6 +30,7 @@ def hops_of(config: Config) -> dict[str, NextHop]:
     }
     others = (
         config.relayhost,
+        config.fallback,
         *config.sender_relayhost.values(),
         *(entry.via for entry in config.transport.values()),
     )

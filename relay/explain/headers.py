@@ -8,6 +8,7 @@ from relay.config.model import Config
 from relay.explain.changes import find_changes
 from relay.explain.words import Citing, Step
 from relay.mail.address import complete
+from relay.mail.dkim import author_domain
 from relay.mail.fields import find_addresses
 from relay.mail.header_checks import Action, Decision
 from relay.mail.headers import header_name, split_content, unfold
@@ -68,6 +69,20 @@ def tell_departure(
 
     yield from _tell_checks(wiring.config, citing, decisions, _OUTSIDE)
     yield from _tell_changes(citing, kept, sent, decisions, cite, _OUTSIDE)
+    if rules.signers:
+        yield _tell_signature(wiring, citing, sent)
+
+
+def _tell_signature(wiring: Wiring, citing: Citing, sent: bytes) -> Step:
+    name, signer = "DKIM-Signature", wiring.departure.find_signer(sent)
+    if signer is not None:
+        rule = citing.cite("dkim", signer.domain)
+        what = f"added{_OUTSIDE}: the signature of {signer.domain}, with its key {signer.selector} ({rule})"
+    elif domain := author_domain(split_content(sent)[0]):
+        what = f"none{_OUTSIDE}: [dkim] has no key of {domain}, the domain of From"
+    else:
+        what = f"none{_OUTSIDE}: a signature is for one From with one address"
+    return citing.step("headers", name, f"{name}: {what}")
 
 
 def _matches(header: bytes, table: Canonical, home: Home) -> Iterator[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from relay.mail.attempt import Attempt
 from relay.mail.envelope import Client, Envelope, Message, Recipient
 from relay.mail.header_checks import Decision, Inspection
+from relay.mail.learned import NOTHING_LEARNED, Learned
 from relay.mail.reply import Reply
 from relay.mail.route import NextHop, Route
 from relay.reception import replies
@@ -55,6 +56,8 @@ class Passage:
     """As the client gives it."""
     refusals: Mapping[Recipient, Reply]
     """The replies to recipients that were refused."""
+    sender_refusal: Reply | None
+    """That of them which is about the sender."""
     reply: Reply
     """The last that the client hears: to the content, or to the last recipient where all are refused."""
     message: Message | None = None
@@ -69,6 +72,8 @@ class Passage:
     on_departure: Sequence[Decision] = ()
     copies: tuple[Copy, ...] = ()
     servers: Mapping[NextHop, Servers] = field(default_factory=dict)
+    learned: Learned = field(default_factory=dict)
+    """The learned routes that its copies may take."""
 
     @property
     def leaves_the_house(self) -> bool:
@@ -83,6 +88,7 @@ class _Kept:
         self.small_content: bytes | None = None
         self.message: Message | None = None
         self.is_held = False
+        self.sender_refusal: Reply | None = None
         self._content = bytearray()
 
     @property
@@ -100,10 +106,17 @@ class _Kept:
         self._content.clear()
 
 
-async def follow(wiring: Wiring, client: Client, envelope: Envelope, content: bytes) -> Passage:
+async def follow(
+    wiring: Wiring,
+    client: Client,
+    envelope: Envelope,
+    content: bytes,
+    learned: Learned = NOTHING_LEARNED,
+) -> Passage:
     """Return what becomes of a message; its content has CRLF line ends.
 
-    DNS is asked for servers, and a mailbox server that alone knows who has a mailbox is asked for that.
+    DNS is asked for servers and for the sender's domain, and a mailbox server that alone knows who has a
+    mailbox is asked for that.
     """
     kept = _Kept()
     intake = Intake(wiring.arrival, wiring.arrival_checks, _outlets(wiring, kept))
@@ -115,19 +128,27 @@ async def follow(wiring: Wiring, client: Client, envelope: Envelope, content: by
             refusals[recipient] = refusal
     accepted = tuple(recipient for recipient in envelope.recipients if recipient not in refusals)
     if not accepted:
-        return Passage(client, envelope, content, refusals, refusals[envelope.recipients[-1]])
+        last = refusals[envelope.recipients[-1]]
+        return Passage(client, envelope, content, refusals, kept.sender_refusal, last)
     arrival = intake.begin(client, replace(envelope, recipients=accepted))
     upload = Upload(arrival, client, wiring.session.message_size)
     for start in range(0, len(content), READ_SIZE):
         await upload.write(content[start : start + READ_SIZE])
     reply = await upload.finish()
-    passage = Passage(client, envelope, content, refusals, reply, on_arrival=tuple(arrival.decisions))
-    return passage if kept.message is None else await _depart(wiring, passage, kept.message, kept)
+    passage = Passage(
+        client, envelope, content, refusals, kept.sender_refusal, reply, on_arrival=tuple(arrival.decisions)
+    )
+    return passage if kept.message is None else await _depart(wiring, passage, kept.message, kept, learned)
 
 
 def _outlets(wiring: Wiring, kept: _Kept) -> Outlets:
     """Return those of the service, but for the queue, and for delivery, which hears of nothing."""
     access, ways = wiring.access, wiring.ways
+
+    async def verify_sender(reverse_path: str) -> Reply | None:
+        kept.sender_refusal = await wiring.verify_sender(reverse_path)
+        return kept.sender_refusal
+
     return Outlets(
         new_number=lambda _: _NUMBER,
         incoming=lambda _: kept,
@@ -137,6 +158,7 @@ def _outlets(wiring: Wiring, kept: _Kept) -> Outlets:
         identity=ways.identity,
         route=ways.route,
         verify=wiring.verify,
+        verify_sender=verify_sender,
         has_room=lambda _: False,
         may_begin=lambda _: False,
         submit=lambda _: None,
@@ -147,7 +169,9 @@ def _outlets(wiring: Wiring, kept: _Kept) -> Outlets:
     )
 
 
-async def _depart(wiring: Wiring, passage: Passage, message: Message, kept: _Kept) -> Passage:
+async def _depart(
+    wiring: Wiring, passage: Passage, message: Message, kept: _Kept, learned: Learned
+) -> Passage:
     """Return a passage with the copies of the message, as delivery makes them."""
     rules, inside = wiring.departure, message.envelope
     outside = rules.rewrite_envelope(inside)
@@ -155,7 +179,7 @@ async def _depart(wiring: Wiring, passage: Passage, message: Message, kept: _Kep
     outside_header = rules.edit_header(kept.header, inspection)
     copies = []
     for recipient, rewritten in zip(inside.recipients, outside.recipients, strict=True):
-        route = wiring.route(recipient.address, inside.reverse_path)
+        route = wiring.route(recipient.address, inside.reverse_path, learned)
         if route.internal:
             copy = Copy(recipient, route, inside.reverse_path, recipient.address, kept.header)
         else:
@@ -172,4 +196,5 @@ async def _depart(wiring: Wiring, passage: Passage, message: Message, kept: _Kep
         on_departure=tuple(inspection.decisions),
         copies=tuple(copies),
         servers=dict(zip(hops, found, strict=True)),
+        learned=learned,
     )

@@ -13,6 +13,7 @@ from relay.explain.words import Step
 from relay.mail.attempt import Attempt
 from relay.mail.envelope import Client, Envelope
 from relay.mail.headers import split_content
+from relay.mail.learned import NOTHING_LEARNED, Learned
 from relay.mail.route import NextHop
 from relay.oauth.tokens import Tokens
 from relay.wiring import Wiring, accounts_of
@@ -45,12 +46,17 @@ class Explanation:
 
 
 async def explain(
-    config: Config, places: Places, client: Client, envelope: Envelope, content: bytes
+    config: Config,
+    places: Places,
+    client: Client,
+    envelope: Envelope,
+    content: bytes,
+    learned: Learned = NOTHING_LEARNED,
 ) -> Explanation:
     """Return what would become of a message. Sends nothing and stores nothing."""
     tokens = Tokens(accounts_of(config))
     wiring = Wiring.of(config, tokens)
-    passage = await follow(wiring, client, envelope, content)
+    passage = await follow(wiring, client, envelope, content, learned)
     steps = tell(wiring, tokens, places, passage)
     return Explanation(passage, steps, sum_up(steps))
 

@@ -70,7 +70,8 @@ class _Story:
         ways = Ways(self._wiring.config, self._tokens, self._citing)
         for copy in passage.copies:
             via = copy.route.via
-            yield ways.tell(copy, passage.servers[via] if isinstance(via, NextHop) else ())
+            servers = passage.servers[via] if isinstance(via, NextHop) else ()
+            yield ways.tell(copy, servers, passage.learned)
 
     def _tell_access(self, client: Client, recipient: Recipient) -> Step:
         access, citing = self._wiring.access, self._citing
@@ -110,7 +111,11 @@ class _Story:
             elif targets != (address,):
                 steps.append(self._step("recipient", address, f"-> {reached} ({self._citing.cite(*rule)})"))
         yield from steps or [self._step("recipient", given, "stays as it is")]
-        if refusal := self._passage.refusals.get(recipient):
+        refusal = self._passage.refusals.get(recipient)
+        if refusal and refusal == self._passage.sender_refusal:
+            what = f'may not write to {show(given)}: the client is told "{refusal}"'
+            yield self._step("sender", self._passage.envelope.reverse_path, what, is_obstacle=True)
+        elif refusal:
             routes = [wiring.ways.route(address, "") for address in wiring.ways.expand(rewritten, given)]
             rules = dict.fromkeys(self._decided(route.rule) for route in routes)
             what = f'is refused ({"; ".join(rules)}): the client is told "{refusal}"'

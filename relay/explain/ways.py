@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
-from relay.config.model import Config
+from relay.config.model import AUTO, Config
 from relay.config.secrets import SecretError
 from relay.delivery.login import Account
 from relay.explain.passage import Copy, Servers
 from relay.explain.words import Citing, Step, show
 from relay.mail.attempt import Attempt
+from relay.mail.fallback import UNREACHED
+from relay.mail.learned import ANYWHERE, Learned, find_learned, may_detour
 from relay.mail.route import Discard, Mailbox, NextHop, Refuse
 from relay.oauth.tokens import Tokens
+from relay.routing.public_name import recall
 from relay.routing.resolver import Host
 from relay.wiring import account_of
 
@@ -32,11 +36,15 @@ class Ways:
         self._citing = citing
         self._account_of = account_of(config, tokens)
 
-    def tell(self, copy: Copy, servers: Servers) -> Step:
+    def tell(self, copy: Copy, servers: Servers, learned: Learned) -> Step:
         """Return where a copy goes; ``servers`` are those of its next hop, () where it has none."""
         via, rule = copy.route.via, copy.route.rule
         address = copy.recipient.address
         decided = str(self._citing.cite(*rule)) if rule else "no line of relay.toml names another way"
+        if copy.route.instead_of is not None:
+            decided += _tell_reason(copy.route.instead_of.host, learned)
+        elif self._config.fallback is not None and may_detour(copy.route):
+            decided += f"; {self._citing.cite('fallback')}, takes over where the site refuses mail from here"
         is_obstacle = False
         match via:
             case Mailbox():
@@ -66,12 +74,27 @@ class Ways:
         if hop.is_lmtp:
             return False, f": {_list(hop, servers)}" if hop.port else ""
         words = f": {_list(hop, servers)}, {_TLS[hop.tls]}{self._cite_tls(hop.smarthost)}"
+        words += self._tell_name()
         account = self._account_of(hop)
         if account is None:
             return False, words
         words += f", login as {account.username}{self._cite_login(hop.smarthost, account)}"
         problem = self._find_login_problem(hop.smarthost, account)
         return bool(problem), f"{words}, but waits, as there is no login: {problem}" if problem else words
+
+    def _tell_name(self) -> str:
+        """Return the EHLO name where it isn't one of relay.toml."""
+        if self._config.helo_name != AUTO:
+            return ""
+        known = recall(self._config)
+        if known.name:
+            why = f"the name of {known.address}"
+        elif known.address:
+            why = f"{known.address} has no name that leads back to it"
+        else:
+            why = "the public address is not known before the relay has run"
+        name = known.helo_name(self._config.hostname)
+        return f", with EHLO {name} ({self._citing.cite('helo_name')}: {why})"
 
     def _cite_tls(self, smarthost: str) -> str:
         """Name what decided about TLS, where that stands in the file."""
@@ -98,6 +121,24 @@ class Ways:
         except SecretError as error:
             return str(error)
         return ""
+
+
+def _tell_reason(domain: str, learned: Learned) -> str:
+    """Return why mail for a domain goes over the fallback."""
+    route = find_learned(learned, domain)
+    assert route is not None
+    if route.reason != UNREACHED:
+        why = f"{domain} refuses mail from here ({route.reason})"
+    elif route.domain == ANYWHERE:
+        why = "no site was reached at port 25"
+    else:
+        why = f"no server of {domain} was reached at port 25"
+    end = "pinned" if route.is_pinned else f"until {_day(route.expires_at)}"
+    return f"; learned on {_day(route.learned_at)}, {end}: {why}: {route.reply}"
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(at))
 
 
 def _title(hop: NextHop) -> str:

@@ -49,6 +49,10 @@ class Attempt:
     """The command that was answered (``MAIL FROM``, ``RCPT TO``, ``DATA``, ``end of DATA``); "" else."""
     is_remote: bool = False
     """Whether the reply is the remote's own words."""
+    remote_reply: Reply | None = None
+    """What the server said, where ``reply`` is our own words about it."""
+    is_unreachable: bool = False
+    """Whether no server of the next hop could be connected to."""
     is_possible_duplicate: bool = False
     """Whether the content was sent whole and the reply never read: the next attempt may repeat it."""
     passes_dsn: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from relay.mail.address import fold, quote_address
 from relay.mail.attempt import Failed, Outcome, State
@@ -55,6 +56,20 @@ class Plan:
     kind: Kind
     to: str
     about: tuple[Failed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What the relay itself writes to somebody."""
+
+    to: str
+    subject: str
+    content_type: str
+    body: bytes
+    auto_submitted: Literal["auto-replied", "auto-generated"]
+    """Whether it answers a message or comes by itself (RFC 3834 section 5)."""
+    notify: str
+    """Whether its own failure is told to the postmaster: FAILURE or NEVER."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +143,37 @@ def build_report(
     ``original`` is the start of the message's content, of at least ``returned_size`` bytes.
     """
     body, boundary = _join_parts(_write_parts(plan, message, original, settings, now), number, now)
-    is_8bit = not body.isascii()
+    letter = Letter(
+        plan.to,
+        _POSTMASTER_SUBJECT if message.is_report else _SUBJECTS[plan.kind],
+        f'multipart/report; report-type=delivery-status;\r\n\tboundary="{boundary}"',
+        body,
+        "auto-replied",
+        _choose_notify(plan, message, settings),
+    )
+    return seal(letter, settings, recipients=recipients, number=number, now=now)
+
+
+def seal(
+    letter: Letter, settings: ReportSettings, *, recipients: Sequence[str], number: int, now: float
+) -> Report:
+    """Return a letter as message ``number`` with the null reverse-path.
+
+    ``recipients`` are those who get mail for ``letter.to``.
+    """
+    is_8bit = not letter.body.isascii()
     message_id = format_message_id(now, format_queue_id(number), settings.hostname)
-    header = _write_header(plan, message, settings, boundary, number, now, message_id, is_8bit=is_8bit)
-    notify = _choose_notify(plan, message, settings)
+    header = _write_header(letter, settings, number, now, message_id, is_8bit=is_8bit)
     envelope = Envelope(
         reverse_path="",
         recipients=tuple(
-            Recipient(address, "" if address == plan.to else plan.to, notify=notify, index=index)
+            Recipient(address, "" if address == letter.to else letter.to, notify=letter.notify, index=index)
             for index, address in enumerate(recipients)
         ),
         is_8bitmime=is_8bit,
         is_smtputf8=not header.isascii(),
     )
-    content = header + b"\r\n" + body
+    content = header + b"\r\n" + letter.body
     return Report(
         Message(
             number,
@@ -270,28 +302,20 @@ def _join_parts(parts: list[bytes], number: int, now: float) -> tuple[bytes, str
 
 
 def _write_header(
-    plan: Plan,
-    message: Message,
-    settings: ReportSettings,
-    boundary: str,
-    number: int,
-    now: float,
-    message_id: str,
-    *,
-    is_8bit: bool,
+    letter: Letter, settings: ReportSettings, number: int, now: float, message_id: str, *, is_8bit: bool
 ) -> bytes:
-    """Return the header block of a report."""
+    """Return the header block of a letter."""
     host, date, queue_id = settings.hostname, format_date(now), format_queue_id(number)
     postmaster = quote_address(settings.postmaster) or f"MAILER-DAEMON@{host}"
     lines = (
         f"Received: by {host} (relay)\r\n\tid {queue_id}; {date}",
         f"Date: {date}",
         f"From: Mail Delivery System <{postmaster}>",
-        f"Subject: {_POSTMASTER_SUBJECT if message.is_report else _SUBJECTS[plan.kind]}",
-        f"To: {clean(quote_address(plan.to))}",
-        "Auto-Submitted: auto-replied",
+        f"Subject: {letter.subject}",
+        f"To: {clean(quote_address(letter.to))}",
+        f"Auto-Submitted: {letter.auto_submitted}",
         "MIME-Version: 1.0",
-        f'Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary="{boundary}"',
+        f"Content-Type: {letter.content_type}",
         f"Content-Transfer-Encoding: {'8bit' if is_8bit else '7bit'}",
         f"Message-Id: {message_id}",
     )

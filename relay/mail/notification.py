@@ -44,6 +44,7 @@ _UNKNOWN_HOST = "The part of the address behind the @ does not take mail. Please
 _ADVICE = {
     "1.1": "Please check the address for typing errors, or ask the recipient for the current one.",
     "1.2": _UNKNOWN_HOST,
+    "1.8": "It is the address that you send from that has to be mended.",
     "1.10": _UNKNOWN_HOST,
     "4.4": _UNKNOWN_HOST,
     "2.2": "The recipient's mailbox is full. Try again in a few days, or reach the recipient in another way.",

@@ -14,6 +14,8 @@ Rule = tuple[str, ...]
 Tls = Literal["implicit", "starttls", "opportunistic", "none"]
 """``implicit`` and ``starttls`` verify the certificate and its name; the others take what they get."""
 
+Family = Literal["ipv4", "ipv6"]
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -64,6 +66,8 @@ class NextHop:
 class ByMx:
     """Table value "mx": the mail exchangers of the recipient's own domain."""
 
+    tls: Tls = "opportunistic"
+
 
 @dataclass(frozen=True, slots=True)
 class ByLocal:
@@ -112,3 +116,5 @@ class Route:
     internal: bool = False
     rule: Rule = field(default=(), compare=False)
     """What decided; routes are the same whatever led to them."""
+    instead_of: NextHop | None = field(default=None, compare=False)
+    """The way that the mail would take, had no route over the fallback been learned for its domain."""

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from relay.mail.address import fold, join_address, split_address
 from relay.mail.rewrite import Home
-from relay.mail.route import ByLocal, ByMx, NextHop, Route, TransportEntry
+from relay.mail.route import ByLocal, ByMx, NextHop, Route, Tls, TransportEntry
 
 ANY = "*"
 """The table key that matches every address."""
@@ -37,7 +37,7 @@ def route(
             return Route(relayhost, rule=("relayhost",))
         return Route(_next_hop_of(recipient))
     is_internal, rule = transport[key].internal, ("transport", key)
-    return Route(_next_hop_of(recipient) if isinstance(via, ByMx) else via, is_internal, rule)
+    return Route(_next_hop_of(recipient, via.tls) if isinstance(via, ByMx) else via, is_internal, rule)
 
 
 def entry_for(address: str, transport: Mapping[str, TransportEntry], home: Home) -> TransportEntry | None:
@@ -78,9 +78,9 @@ def _sender_key(sender: str, table: Mapping[str, NextHop], home: Home) -> str | 
     return next((key for key in keys if key in table), None)
 
 
-def _next_hop_of(recipient: str) -> NextHop:
+def _next_hop_of(recipient: str, tls: Tls = "opportunistic") -> NextHop:
     """Return the recipient's domain as a next hop; an address literal (RFC 5321 section 4.1.3) has no MX."""
     domain = split_address(recipient)[1].lower()
     if domain.startswith("[") and domain.endswith("]"):
-        return NextHop(domain[1:-1].removeprefix("ipv6:"))
-    return NextHop(domain, use_mx=True)
+        return NextHop(domain[1:-1].removeprefix("ipv6:"), tls=tls)
+    return NextHop(domain, use_mx=True, tls=tls)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from relay.files import sync_folder
+from relay.files import hand_over, sync_folder
 from relay.oauth.client import Grant
 
 
@@ -47,7 +47,7 @@ def write_token(path: Path, token: Token) -> None:
     folder = path.parent
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
-        _hand_over(folder)
+        hand_over(folder, folder.parent)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
     new = Path(name)
     try:
@@ -55,16 +55,9 @@ def write_token(path: Path, token: Token) -> None:
             json.dump(asdict(token), file)
             file.flush()
             os.fsync(file.fileno())
-        _hand_over(new)
+        hand_over(new, folder)
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
     sync_folder(folder)
-
-
-def _hand_over(path: Path) -> None:
-    """Give what root makes to the owner of the folder, so that the service can read it."""
-    if os.geteuid() == 0:
-        owner = path.parent.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)

@@ -1,23 +1,27 @@
 """The owner's commands: what they do to a queue, and the socket on which the running service takes them.
 
 A request is one JSON object on a line, and so is the reply: ``ok``, and ``error`` where that is false. The
-commands are ping, count, list, show, trace, retry, hold, release and delete.
+commands are ping, count, list, show, trace, routes, pin, forget, retry, hold, release and delete.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from relay import events
 from relay.files import short_name
+from relay.mail.address import fold
 from relay.mail.attempt import State
 from relay.mail.envelope import LARGEST_NUMBER, parse_queue_id
+from relay.mail.learned import Learned, LearnedRoute
 from relay.queue.errors import QueueError
 from relay.queue.history import Trace, Tried
 from relay.queue.rows import Entry, QueuedRecipient
@@ -47,6 +51,10 @@ async def perform(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
                 return await _show(store, request)
             case "trace":
                 return await _trace(store, request)
+            case "routes":
+                return {"ok": True, "routes": [_describe_learned(route) for route in store.learned.values()]}
+            case "pin" | "forget" as command:
+                return await _change_learned(store, command, request["domain"])
             case "retry" | "hold" | "release" | "delete" as command:
                 return await _act(store, command, request)
             case unknown:
@@ -87,6 +95,17 @@ async def _act(store: Store, command: str, request: Mapping[str, Any]) -> dict[s
     unknown = [text for text, entry in entries.items() if entry is None or entry.finished_at]
     action = {"retry": store.retry, "hold": store.hold, "release": store.release, "delete": store.delete}
     return {"ok": True, "changed": await action[command](_selection(request)), "unknown": unknown}
+
+
+async def _change_learned(store: Store, command: str, domain: str) -> dict[str, Any]:
+    route = store.learned.get(fold(domain))
+    if route is None:
+        return {"ok": False, "error": f"no route was learned for {domain}"}
+    if command == "pin":
+        await store.learn(replace(route, is_pinned=True))
+    else:
+        await store.forget([route.domain])
+    return {"ok": True, "domain": route.domain}
 
 
 async def _find(store: Store, queue_id: str) -> Entry | None:
@@ -135,6 +154,26 @@ def _describe_recipient(queued: QueuedRecipient) -> dict[str, Any]:
         "scope": queued.attempt.scope.value if queued.attempt else "",
         "host": queued.attempt.host if queued.attempt else "",
         "reply": queued.attempt.explain() if queued.attempt else "",
+    }
+
+
+def _describe_learned(route: LearnedRoute) -> dict[str, Any]:
+    return {
+        "domain": route.domain,
+        "via": route.via,
+        "reason": route.reason,
+        "reply": route.reply,
+        "learned_at": route.learned_at,
+        "expires_at": None if route.is_pinned else route.expires_at,
+        "is_pinned": route.is_pinned,
+    }
+
+
+def parse_learned(reply: Mapping[str, Any]) -> Learned:
+    """Return the learned routes of a reply to ``routes``."""
+    return {
+        route["domain"]: LearnedRoute(**{**route, "expires_at": route["expires_at"] or math.inf})
+        for route in reply["routes"]
     }
 
 
@@ -212,6 +251,8 @@ class ControlServer:
             return {"ok": False, "error": "not a request"}
         if request.get("command") == "ping" and (problems := [*self._problems()]):
             reply["problems"] = problems
+        if "domain" in reply:
+            events.commanded_route(request["command"], reply["domain"])
         if "changed" in reply:
             events.commanded(request["command"], _describe_selection(request), reply["changed"])
             self._on_change()

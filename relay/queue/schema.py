@@ -116,6 +116,17 @@ MIGRATIONS = (
                 SELECT min(attempted_at) FROM attempt WHERE message = OLD.message AND idx = OLD.idx);
     END;
     """,
+    """
+    CREATE TABLE learned_route (
+        domain BLOB PRIMARY KEY,
+        via BLOB NOT NULL,
+        reason BLOB NOT NULL,
+        reply BLOB NOT NULL,
+        learned_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        is_pinned INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 """Scripts that lead from one version to the next; the version is ``PRAGMA user_version``."""
 

@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Seque
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from relay.files import sync_folder
 from relay.mail.attempt import Claim, Failed, Outcome, State
 from relay.mail.dsn import Report
 from relay.mail.envelope import LARGEST_NUMBER, format_queue_id, parse_queue_id
-from relay.queue import claims, condition, history, log, recording, rows, schema, selection
+from relay.mail.learned import LearnedRoute
+from relay.queue import claims, condition, history, learned, log, recording, rows, schema, selection
 from relay.queue.claims import Retry
 from relay.queue.condition import Condition
 from relay.queue.contents import Contents
@@ -36,9 +38,20 @@ class Store:
     """One queue, open. Every method but new_number may raise QueueError."""
 
     def __init__(
-        self, path: Path, writer: Writer, room: Room, contents: Contents, lock: int, retry: Retry, last: int
+        self,
+        path: Path,
+        writer: Writer,
+        room: Room,
+        contents: Contents,
+        lock: int,
+        retry: Retry,
+        last: int,
+        routes: dict[str, LearnedRoute],
     ) -> None:
         self.path = path
+        self.learned: Mapping[str, LearnedRoute] = MappingProxyType(routes)
+        """The learned routes by domain, as they are in the database."""
+        self._routes = routes
         self._writer = writer
         self._room = room
         self._contents = contents
@@ -57,12 +70,13 @@ class Store:
         writer = Writer(db, path, room)
         try:
             last = await writer.run(_last_number)
+            routes = await writer.run(learned.select_learned)
             await writer.run(lambda db: contents.sweep(partial(rows.is_unfinished, db)))
         except QueueError:
             await writer.close()
             os.close(lock)
             raise
-        return cls(path, writer, room, contents, lock, retry, last)
+        return cls(path, writer, room, contents, lock, retry, last, routes)
 
     async def close(self) -> None:
         """Finish what was begun and leave the queue to others."""
@@ -193,6 +207,23 @@ class Store:
             total += deleted
         return total
 
+    # Learned routes
+
+    async def learn(self, route: LearnedRoute) -> None:
+        """Remember a learned route in the place of what was known about its domain."""
+        await self._writer.run(lambda db: learned.replace_learned(db, route), is_outcome=True)
+        self._routes[route.domain] = route
+
+    async def forget(self, domains: Iterable[str]) -> list[LearnedRoute]:
+        """Forget what was learned about domains; return what it was."""
+        known = [self._routes[domain] for domain in domains if domain in self._routes]
+        if known:
+            names = [route.domain for route in known]
+            await self._writer.run(lambda db: learned.delete_learned(db, names), is_outcome=True)
+            for name in names:
+                self._routes.pop(name, None)
+        return known
+
     # The owner's commands
 
     async def list_messages(self, after: int, limit: int, filters: Selection) -> list[Entry]:
@@ -300,7 +331,8 @@ def _open(path: Path) -> tuple[int, sqlite3.Connection, Room, Contents]:
             raise
     except OSError as error:
         raise QueueError(
-            f"the queue {path} can't be opened ({error.strerror}): see that this user may write its folder"
+            f"the queue {path} can't be opened ({error.strerror}): see that this user may write its folder "
+            f"(this user: {os.geteuid()})"
         ) from error
 
 

@@ -19,7 +19,7 @@ from relay.mail.headers import HeaderReader, HeaderTooLongError, header_name, he
 from relay.mail.lines import LINE_LENGTH_LIMIT
 from relay.mail.mime import PartScanner
 from relay.mail.reply import Reply
-from relay.mail.route import Mailbox, Refuse, Route
+from relay.mail.route import Mailbox, NextHop, Refuse, Route
 from relay.mail.trace import delivered_to, has_too_many_hops, received_header
 
 QUICK_SIZE = 16 * 1024
@@ -72,6 +72,8 @@ class Outlets:
     """The way to an address for mail of a sender, a refusal where there is none."""
     verify: Callable[[str], Awaitable[Reply | None]]
     """Why the server that keeps the mailboxes refuses an address, None where it or nobody is to be asked."""
+    verify_sender: Callable[[str], Awaitable[Reply | None]]
+    """Why nobody outside could answer a reverse-path as given, None where that is not known."""
     has_room: Callable[[Envelope], bool]
     """Whether delivery takes one more message from memory."""
     may_begin: Callable[[Envelope], bool]
@@ -100,22 +102,29 @@ class Intake:
         """Return why mail from a reverse-path is refused: whoever may relay may write any sender."""
         return None
 
-    async def judge_recipient(self, client: Client, reverse_path: str, recipient: Recipient) -> Reply | None:  # noqa: ARG002 - as above
+    async def judge_recipient(self, client: Client, reverse_path: str, recipient: Recipient) -> Reply | None:
         """Return why a recipient is refused, None where it is accepted.
 
-        Whether the client may relay is asked first: others are not told which addresses there are.
+        Whether the client may relay is asked first: others are not told which addresses there are. The sender
+        is judged here, as anything goes for mail that stays in the house.
         """
         refusal = self.outlets.judge_access(client, recipient)
         if refusal:
             return refusal
         first: Reply | None = None
-        for reached in self.expand(recipient):
-            reply = await self._refuse(client, reached.address)
+        addresses = [reached.address for reached in self.expand(recipient)]
+        for address in addresses:
+            reply = await self._refuse(client, address)
             if reply is None:
-                return None
+                return await self._refuse_sender(client, reverse_path, addresses)
             first = first or reply
         assert first is not None
         return replace(first, text=f"<{quote_address(recipient.address)}>: {first.text}")
+
+    async def judge_envelope(self, client: Client, envelope: Envelope) -> Reply | None:
+        """Return why a message is refused that comes whole: what is wrong with its recipients is reported."""
+        addresses = [reached.address for given in envelope.recipients for reached in self.expand(given)]
+        return await self._refuse_sender(client, envelope.reverse_path, addresses)
 
     def begin(self, client: Client, envelope: Envelope) -> Arrival:
         """Take in the content of a message."""
@@ -143,6 +152,17 @@ class Intake:
         if reply is None or (not reply.is_permanent and self.outlets.is_ours(client)):
             return None
         return reply
+
+    async def _refuse_sender(
+        self, client: Client, reverse_path: str, addresses: Iterable[str]
+    ) -> Reply | None:
+        """Return why a sender is refused where mail for these addresses leaves the house."""
+        if not (reverse_path and self.outlets.is_ours(client)):
+            return None
+        routes = (self.outlets.route(address, "") for address in addresses)
+        if not any(isinstance(route.via, NextHop) and not route.internal for route in routes):
+            return None
+        return await self.outlets.verify_sender(reverse_path)
 
 
 class Arrival:

@@ -200,6 +200,8 @@ class Maildrop:
         taken = path.with_name(f"{before[1] if before else path.name}.{arrival.queue_id}")
         await asyncio.to_thread(_rename, path, taken)
         upload = Upload(arrival, client, self._limit)
+        if refusal := await self._intake.judge_envelope(client, envelope):
+            await upload.drop(refusal)
         reader, start = ChunkReader(), bytearray()
         while chunk := await asyncio.to_thread(file.read, _READ_SIZE):
             content = reader.feed(chunk)
@@ -211,7 +213,7 @@ class Maildrop:
         reply = await upload.finish()
         if reply.is_permanent:
             events.refused(client, "sendmail", reply, envelope.reverse_path)
-            message = _describe(arrival, bytes(start), upload.size)
+            message = _describe(arrival, bytes(start), max(upload.size, len(start)))
             await self._report(message, bytes(start), reply)
         if not (reply.is_positive or reply.is_permanent):
             events.warned(f"maildrop: a message of {client} waits there: {reply}")

@@ -28,8 +28,9 @@ RETRY_SECONDS = 5.0
 _REASONS = {
     errno.EADDRINUSE: "another program uses this port already. Stop it (is it another mail server?), "
     "or set another port in [[listen]] of relay.toml",
-    errno.EACCES: "ports below 1024 need special rights (CAP_NET_BIND_SERVICE). Grant them, "
-    "or set a higher port, such as 2525, in [[listen]] of relay.toml",
+    errno.EACCES: "ports below 1024 need special rights. Grant them (CAP_NET_BIND_SERVICE, or the system's "
+    "net.ipv4.ip_unprivileged_port_start=25), or set a higher port, such as 2525, in [[listen]] of "
+    "relay.toml",
 }
 
 

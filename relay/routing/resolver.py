@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
@@ -22,9 +22,10 @@ from dns.rdata import Rdata
 from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.PTR import PTR
 
+from relay.config.model import PRIVATE_NETWORKS
 from relay.mail.attempt import Attempt, Scope
 from relay.mail.reply import Reply
-from relay.mail.route import NextHop
+from relay.mail.route import Family, NextHop
 from relay.routing.hosts_file import HostsFile
 
 CACHE_SIZE = 2000
@@ -35,6 +36,7 @@ MAX_EXCHANGERS = 10
 """Mail exchangers of one domain that are looked up at most."""
 
 _RecordType = Literal["MX", "A", "AAAA", "PTR"]
+_OF_SENDERS: Sequence[_RecordType] = ("MX", "A", "AAAA")
 _Question = tuple[str, _RecordType]
 
 
@@ -45,7 +47,7 @@ class Host:
     name: str
     preference: int
     addresses: tuple[str, ...]
-    """IPv6 before IPv4."""
+    """Those of the preferred family first."""
 
 
 class _Problem(StrEnum):
@@ -89,9 +91,10 @@ class _UnresolvedError(Exception):
 class Resolver:
     """Looks names up, /etc/hosts first, and remembers the answers as long as their TTL says.
 
-    ``is_myself`` tells from name, addresses and port whether a server is this relay. Without ``nameservers``
-    resolv.conf counts, which is read anew for each question: networks come and go. ``timeout`` is in
-    seconds and for one question, with all its repetitions.
+    ``is_myself`` tells from name, addresses and port whether a server is this relay; ``prefer`` is the family
+    of addresses that is to be tried first. Without ``nameservers`` resolv.conf counts, which is read anew for
+    each question: networks come and go. ``timeout`` is in seconds and for one question, with all its
+    repetitions.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Resolver:
         is_myself: Callable[[str, Sequence[str], int], bool],
         nameservers: Sequence[tuple[str, int]] = (),
         *,
+        prefer: Family = "ipv6",
         timeout: float = 10.0,
         random: Random | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -107,6 +111,7 @@ class Resolver:
     ) -> None:
         self._is_myself = is_myself
         self._nameservers = tuple(nameservers)
+        self._prefers_ipv4 = prefer == "ipv4"
         self._timeout = timeout
         self._random = random or Random()
         self._clock = clock
@@ -135,6 +140,21 @@ class Resolver:
     async def addresses(self, name: str) -> list[str]:
         """Return the addresses of a name; none where the look-up fails."""
         return (await self._locate(name)).texts
+
+    async def exists(self, domain: str) -> bool | None:
+        """Return whether a domain of a sender is in the world's DNS; None where that is not known now.
+
+        Its MX or addresses are asked for, and a null MX (RFC 7505) is one. /etc/hosts, a search list and
+        private addresses count for nothing: nobody else has them, and a house's name server may know the house.
+        """
+        name = domain.lower() if "." in domain else f"{domain.lower()}."
+        for record_type in _OF_SENDERS:
+            answer = await self._ask(name, record_type)
+            if not answer.records and answer.problem.is_temporary:
+                return None
+            if not all(record_type != "MX" and _is_private(text) for text in answer.texts):
+                return True
+        return False
 
     async def ptr(self, address: str) -> list[str]:
         """Return the names that an address claims to have; none where the look-up fails."""
@@ -180,14 +200,15 @@ class Resolver:
     async def _locate(self, name: str) -> _Answer:
         """Return the addresses of a name, or the problem that is most worth a retry."""
         if listed := self._hosts_file.addresses(name):
-            return _Answer(tuple((0, address) for address in listed))
+            return self._sorted((0, address) for address in listed)
         ipv6, ipv4 = await asyncio.gather(self._ask(name, "AAAA"), self._ask(name, "A"))
-        if records := self._shuffled(ipv6) + self._shuffled(ipv4):
-            return _Answer(tuple(records))
+        if records := ipv6.records + ipv4.records:
+            return self._sorted(self._random.sample(records, len(records)))
         return ipv6 if ipv6.problem.is_temporary else ipv4
 
-    def _shuffled(self, answer: _Answer) -> list[tuple[int, str]]:
-        return self._random.sample(answer.records, len(answer.records))
+    def _sorted(self, addresses: Iterable[tuple[int, str]]) -> _Answer:
+        """Return addresses with those of the preferred family in front."""
+        return _Answer(tuple(sorted(addresses, key=lambda found: (":" in found[1]) is self._prefers_ipv4)))
 
     def _without_myself(self, found: list[Host], next_hop: NextHop) -> tuple[Host, ...]:
         port = next_hop.port
@@ -283,6 +304,10 @@ def _failure(reply: Reply, next_hop: NextHop) -> Attempt:
         reply = Reply(451, "4.3.5", f"{name} configuration problem: {reply.text}")
     scope = Scope.RECIPIENT if reply.is_permanent else Scope.SITE
     return Attempt(reply, scope, next_hop=next_hop.key)
+
+
+def _is_private(address: str) -> bool:
+    return any(ip_address(address) in network for network in PRIVATE_NETWORKS)
 
 
 def _is_address(host: str) -> bool:

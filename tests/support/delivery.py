@@ -9,7 +9,7 @@ from dataclasses import replace
 from relay.delivery.client import ClientSettings, Connection, Content, Timeouts
 from relay.mail.attempt import Attempt, Scope
 from relay.mail.envelope import Envelope, Message, Recipient
-from relay.mail.reply import Reply
+from relay.mail.reply import Reply, parse_text
 from relay.mail.route import NextHop
 from tests.support.smtp_server import ScriptedServer
 
@@ -150,7 +150,9 @@ def no_session(text: str, enhanced: str = "4.4.2") -> Attempt:
 
 def refused(words: str, enhanced: str) -> Attempt:
     """Return the attempt of a server that wanted no session."""
-    return no_session(f"host {HOST} refused to talk to me: {words}", enhanced)
+    shown = words.replace("\n", " ")
+    attempt = no_session(f"host {HOST} refused to talk to me: {shown}", enhanced)
+    return replace(attempt, remote_reply=parse_text(int(words[:3]), words[4:]))
 
 
 def nonsense(phase: str, words: str) -> Attempt:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -41,9 +44,15 @@ class DnsServer:
     """
 
     def __init__(
-        self, names: Mapping[str, Records | Failure], *, ttl: int = 60, negative_ttl: int | None = 60
+        self,
+        names: Mapping[str, Records | Failure],
+        *,
+        ttl: int = 60,
+        negative_ttl: int | None = 60,
+        at: tuple[str, int] = (HOST, 0),
     ) -> None:
         self.names = dict(names)
+        self._at = at
         self.ttls: dict[str, int] = defaultdict(lambda: ttl)
         """TTL by name, where it differs."""
         self.truncated: set[str] = set()
@@ -67,7 +76,7 @@ class DnsServer:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         while True:
-            self._udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=(HOST, 0))
+            self._udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=self._at)
             self.address: tuple[str, int] = self._udp.get_extra_info("sockname")
             try:
                 self._tcp = await asyncio.start_server(self._serve, *self.address)
@@ -155,6 +164,26 @@ class DnsServer:
 
     def _add(self, response: dns.message.Message, name: str, kind: str, records: Sequence[str]) -> None:
         response.answer.append(dns.rrset.from_text(f"{name}.", self.ttls[name], "IN", kind, *records))
+
+
+@cache
+def failing_nameserver() -> str:
+    """Return where a name server listens, for as long as the test run lasts, that fails with every question.
+
+    What a relay knows then is what it knows without DNS, at once, wherever the tests run.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind((HOST, 0))
+    threading.Thread(target=_fail, args=(listener,), daemon=True).start()
+    return "{}:{}".format(*listener.getsockname())
+
+
+def _fail(listener: socket.socket) -> None:
+    while True:
+        wire, sender = listener.recvfrom(4096)
+        response = dns.message.make_response(dns.message.from_wire(wire))
+        response.set_rcode(dns.rcode.SERVFAIL)
+        listener.sendto(response.to_wire(), sender)
 
 
 class _Datagrams(asyncio.DatagramProtocol):

@@ -13,9 +13,9 @@ from relay.delivery.client import ClientSettings
 from relay.delivery.dialogue import Timeouts
 from relay.delivery.login import Account
 from relay.doctor.finding import Finding
-from relay.doctor.lookup import Ask, Lookup
 from relay.doctor.trial import Open, opener
 from relay.mail.reply import Reply
+from relay.routing.lookup import Ask, Lookup
 from tests.support.dns_server import DnsServer, Failure, Records
 
 PUBLIC = "203.0.113.5"

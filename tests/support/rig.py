@@ -11,6 +11,7 @@ from typing import Any
 
 from relay.delivery.client import ClientSettings, Connection, Timeouts
 from relay.delivery.departure import DepartureRules, Departures
+from relay.delivery.fallback import Fallback, reaches
 from relay.delivery.lane import Endpoint, Tools
 from relay.delivery.maildir import Maildirs
 from relay.delivery.manager import Clock, Manager
@@ -19,6 +20,7 @@ from relay.mail import lifecycle
 from relay.mail.attempt import Attempt, Claim, State
 from relay.mail.dsn import ReportSettings
 from relay.mail.envelope import Message, Recipient
+from relay.mail.learned import detour
 from relay.mail.rewrite import Canonical, Home
 from relay.mail.route import NextHop, Route
 from relay.queue.selection import Selection
@@ -61,8 +63,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def connect(endpoint: Endpoint, next_hop: NextHop) -> Connection | Attempt:
-    return await Connection.open(endpoint.name, endpoint.address, next_hop, SETTINGS)
+async def connect(endpoints: Sequence[Endpoint], next_hop: NextHop, tried: set[str]) -> Connection | Attempt:
+    addresses = [endpoint.address for endpoint in endpoints]
+    return await Connection.open_one(endpoints[0].name, addresses, next_hop, SETTINGS, tried)
 
 
 @dataclass
@@ -108,6 +111,7 @@ class Rig:
     endpoints: dict[str, list[Endpoint] | Attempt] = field(default_factory=dict)
     """By host of the next hop; 127.0.0.1 where a host is not there."""
     postmaster: str = POSTMASTER
+    fallback: NextHop | None = None
 
     def __post_init__(self) -> None:
         reporting = Reporting(
@@ -127,6 +131,7 @@ class Rig:
             self.clock,
             self.now,
             maildirs=lambda changed: Maildirs("relay.test", self.store.read, changed),
+            fallback=Fallback(lambda: self.fallback, self.store, self._reaches, self.now),
             has_postmaster=bool(self.postmaster),
         )
 
@@ -151,7 +156,10 @@ class Rig:
         await asyncio.gather(*(self.arrive(recipient) for _ in range(count)))
 
     def _route(self, address: str, _reverse_path: str) -> Route:
-        return self.routes[address.rpartition("@")[2]]
+        return detour(self.routes[address.rpartition("@")[2]], self.fallback, self.store.learned)
+
+    async def _reaches(self, next_hop: NextHop) -> bool:
+        return await reaches(next_hop, self._find)
 
     async def _find(self, next_hop: NextHop) -> Sequence[Endpoint] | Attempt:
         return self.endpoints.get(next_hop.host, [Endpoint(next_hop.host, "127.0.0.1")])

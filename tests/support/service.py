@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import tomli_w
 
+from tests.support.dns_server import failing_nameserver
 from tests.support.reception import Peer
 from tests.support.smtp_server import ScriptedServer, Session
 
@@ -66,7 +67,8 @@ def find_flaw(text: str) -> str:
 class Service:
     """A relay with its configuration and queue in a folder; use it as an async context manager.
 
-    What ``toml`` leaves out is filled in: a free port of the loopback interface, the host name, the queue.
+    What ``toml`` leaves out is filled in: a free port of the loopback interface, the host name, the queue,
+    and a name server that fails, so that no sender's domain is known not to exist.
     """
 
     def __init__(self, folder: Path, toml: str = "", *, under: Sequence[str | Path] = ()) -> None:
@@ -150,9 +152,9 @@ class Service:
         messages: list[dict[str, Any]] = json.loads(listed.out)
         return messages
 
-    async def emptied(self) -> None:
+    async def emptied(self, seconds: float = PATIENCE) -> None:
         """Wait until the queue is empty."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(seconds):
             while await self.queue():
                 await asyncio.sleep(0.05)
 
@@ -188,6 +190,7 @@ class Service:
         settings.setdefault("hostname", HOSTNAME)
         settings.setdefault("listen", [{"address": "127.0.0.1:0"}])
         settings.setdefault("web", {}).setdefault("address", "")
+        settings.setdefault("dns", {}).setdefault("nameservers", [failing_nameserver()])
         settings.setdefault("queue", {}).setdefault("path", str(self._folder / "queue.db"))
         return settings
 

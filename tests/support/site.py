@@ -71,8 +71,11 @@ class Site:
                 raise self.endpoints
             return self.endpoints
 
-        async def connect(endpoint: Endpoint, next_hop: NextHop) -> Connection | Attempt:
-            return await Connection.open(endpoint.name, endpoint.address, next_hop, settings)
+        async def connect(
+            endpoints: Sequence[Endpoint], next_hop: NextHop, tried: set[str]
+        ) -> Connection | Attempt:
+            addresses = [endpoint.address for endpoint in endpoints]
+            return await Connection.open_one(endpoints[0].name, addresses, next_hop, settings, tried)
 
         async def send(connection: Connection, transfer: Transfer) -> list[Attempt]:
             if self.errors:

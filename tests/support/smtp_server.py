@@ -139,14 +139,22 @@ class _EndError(Exception):
 
 
 class ScriptedServer:
-    """The server, at a port of 127.0.0.1 or at a path; use it as an async context manager."""
+    """The server, at a port of an address or at a path; use it as an async context manager."""
 
     def __init__(
-        self, script: Script | None = None, *, tls: ssl.SSLContext | None = None, path: Path | None = None
+        self,
+        script: Script | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        path: Path | None = None,
+        address: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
+        """Port 0 takes one that is free."""
         self.script = script or Script()
         self.sessions: list[Session] = []
-        self.port = 0
+        self.port = port
+        self._address = address
         self.reached: dict[str, asyncio.Event] = {}
         self._tls = tls
         self._path = path
@@ -158,7 +166,7 @@ class ScriptedServer:
         if self._path is not None:
             self._server = await asyncio.start_unix_server(self._start, self._path)
             return self
-        self._server = await asyncio.start_server(self._start, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._start, self._address, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

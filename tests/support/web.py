@@ -15,6 +15,7 @@ import aiohttp
 
 from relay import events
 from relay.config.model import Web as Settings
+from relay.mail.learned import LIFETIME, LearnedRoute
 from relay.queue.control import ControlServer
 from relay.queue.store import Store
 from relay.web.counts import Counts
@@ -105,6 +106,18 @@ def next_hop(name: str, **changes: Any) -> dict[str, Any]:
 def login(smarthost: str, account: str, **changes: Any) -> dict[str, Any]:
     """Return an account that works."""
     return {"smarthost": smarthost, "account": account, "expires_at": None, "problem": "", **changes}
+
+
+def learned_route(domain: str, **changes: Any) -> LearnedRoute:
+    """Return a route that was learned just now."""
+    usual = {
+        "via": "isp=[smtp.isp.example]:465",
+        "reason": "blocklist",
+        "reply": f"host mx.{domain}[192.0.2.7] said: 554 5.7.1 Listed (in reply to MAIL FROM command)",
+        "learned_at": NOW,
+        "expires_at": NOW + LIFETIME,
+    }
+    return LearnedRoute(domain, **{**usual, **changes})
 
 
 def visitor(house: House, **headers: str) -> AbstractAsyncContextManager[Visitor]:

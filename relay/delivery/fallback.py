@@ -1,0 +1,201 @@
+"""The fallback: where mail goes on that a site refuses from us, and what is learned from that."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from relay import events
+from relay.delivery.agent import ADDRESSES_PER_SESSION, Endpoints
+from relay.mail.attempt import Attempt
+from relay.mail.envelope import Recipient
+from relay.mail.fallback import UNREACHED, find_reason
+from relay.mail.learned import ANYWHERE, LIFETIME, Learned, LearnedRoute, find_learned, may_detour
+from relay.mail.route import NextHop, Route
+
+SILENCE_LIFETIME = 3600.0
+"""Seconds after which it is looked whether a site answers that did not: that costs no mail any time."""
+PROBE_SECONDS = 3600.0
+"""How long one message or look-up decides for all whether a site takes mail from us again."""
+OPEN_SECONDS = 3600.0
+"""How long port 25 counts as open after a site was reached."""
+
+
+LOOK_SECONDS = 30.0
+"""How long a server may take to answer at its port before it counts as not reached."""
+
+
+class Memory(Protocol):
+    """Keeps the learned routes."""
+
+    @property
+    def learned(self) -> Learned: ...
+
+    async def learn(self, route: LearnedRoute) -> None: ...
+
+    async def forget(self, domains: Iterable[str]) -> Sequence[LearnedRoute]: ...
+
+
+class Fallback:
+    """Decides which mail goes on over the fallback, and for which sites that is remembered."""
+
+    def __init__(
+        self,
+        via: Callable[[], NextHop | None],
+        memory: Memory,
+        reaches: Callable[[NextHop], Awaitable[bool]],
+        now: Callable[[], float],
+    ) -> None:
+        """``via`` is the fallback in force; ``reaches`` tells whether a server of a next hop answers."""
+        self._via = via
+        self._memory = memory
+        self._reaches = reaches
+        self._now = now
+        self._answered_at = -math.inf
+        """When a site was last spoken to directly."""
+        self._probed: dict[str, float] = {}
+        """When the one direct attempt at a site began whose time is over."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = asyncio.Lock()
+        """Held while something is learned: many messages meet the same refusal at once."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is one."""
+        return self._via() is not None
+
+    def begin(self, route: Route) -> Route:
+        """Return the route that mail takes now: the direct one, once, where what was learned is to be tried.
+
+        Where a site did not answer, it is looked whether it does, and the mail does not wait for that.
+        """
+        if route.instead_of is None:
+            return route
+        known = find_learned(self._memory.learned, route.instead_of.host)
+        now = self._now()
+        if known is None or not known.is_expired(now):
+            return route
+        if now - self._probed.get(known.domain, -math.inf) < PROBE_SECONDS:
+            return route
+        self._probed[known.domain] = now
+        if known.reason != UNREACHED:
+            return Route(route.instead_of)
+        self._start(self._probe(known, route.instead_of))
+        return route
+
+    async def find_detours(
+        self, routes: Mapping[Recipient, Route], known: Mapping[Recipient, Attempt | None], age: float
+    ) -> dict[Recipient, Route]:
+        """Return the recipients whose mail goes on over the fallback, of those of an attempt of one message.
+
+        What that teaches is remembered first; mail takes the detour also where that fails.
+        """
+        detours: dict[Recipient, Route] = {}
+        for recipient, attempt in known.items():
+            via, route = self._via(), routes[recipient]
+            if via is None or attempt is None or not may_detour(route):
+                continue
+            assert isinstance(route.via, NextHop)
+            if not attempt.is_unreachable and (attempt.is_remote or attempt.remote_reply):
+                self._answered_at = self._now()
+            if reason := find_reason(attempt, age):
+                async with self._lock:
+                    await self._learn(route.via.host, via, reason, attempt)
+                detours[recipient] = Route(via, rule=("fallback",), instead_of=route.via)
+            elif attempt.reply.is_positive and route.via.host in self._memory.learned:
+                await self._forget([route.via.host], "it takes mail from us again")
+        return detours
+
+    async def keep(self, next_hops: Collection[str]) -> None:
+        """Forget the routes over next hops that relay.toml does not name any more; ``NextHop.key`` each."""
+        gone = [route.domain for route in self._memory.learned.values() if route.via not in next_hops]
+        await self._forget(gone, "its smarthost is no longer in relay.toml")
+
+    async def close(self) -> None:
+        """Break off the look-ups that are under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _learn(self, domain: str, via: NextHop, reason: str, attempt: Attempt) -> None:
+        now = self._now()
+        silent = [] if reason != UNREACHED or now < self._answered_at + OPEN_SECONDS else self._find_silent()
+        if set(silent) - {domain}:
+            domain = ANYWHERE
+        known = self._memory.learned.get(domain)
+        if known is not None and not known.is_expired(now):
+            return  # another message has met the same
+        lifetime = SILENCE_LIFETIME if reason == UNREACHED else LIFETIME
+        learned = LearnedRoute(domain, via.key, reason, attempt.explain(), now, now + lifetime)
+        try:
+            await self._memory.learn(learned)
+        except Exception as error:
+            events.warned(f"the route for {domain} is not remembered: {error}")
+            return
+        self._probed.pop(domain, None)
+        events.learned(learned)
+        if domain == ANYWHERE:
+            await self._forget(silent, "")  # all of them are meant now
+
+    def _find_silent(self) -> list[str]:
+        """Return the sites that could not be reached either."""
+        return [
+            route.domain
+            for route in self._memory.learned.values()
+            if route.reason == UNREACHED and not route.is_pinned
+        ]
+
+    async def _forget(self, domains: Collection[str], why: str) -> None:
+        if not domains:
+            return
+        try:
+            gone = await self._memory.forget(domains)
+        except Exception as error:
+            events.warned(f"a learned route is not forgotten: {error}")
+            return
+        for route in gone:
+            self._probed.pop(route.domain, None)
+            if why:
+                events.forgotten(route.domain, why)
+
+    async def _probe(self, known: LearnedRoute, site: NextHop) -> None:
+        if await self._reaches(site):
+            self._answered_at = self._now()
+            await self._forget([known.domain], "port 25 can be reached again")
+        else:
+            now = self._now()
+            await self._renew(replace(known, expires_at=now + SILENCE_LIFETIME))
+
+    async def _renew(self, route: LearnedRoute) -> None:
+        try:
+            await self._memory.learn(route)
+        except Exception as error:
+            events.warned(f"the route for {route.domain} is not remembered: {error}")
+        self._probed.pop(route.domain, None)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def reaches(next_hop: NextHop, endpoints: Endpoints) -> bool:
+    """Return whether a connection to some server of a next hop can be had; nothing is said over it."""
+    found = await endpoints(next_hop)
+    if isinstance(found, Attempt):
+        return False
+    addresses = [endpoint.address for endpoint in found[:ADDRESSES_PER_SESSION]]
+    return any(await asyncio.gather(*(_answers(address, next_hop.port) for address in addresses)))
+
+
+async def _answers(address: str, port: int) -> bool:
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            _, writer = await asyncio.open_connection(address, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True

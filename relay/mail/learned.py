@@ -1,0 +1,62 @@
+"""Learned routes: which sites refuse this relay as a sender, so that their mail goes over the fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from relay.mail.route import NextHop, Route
+
+ANYWHERE = "*"
+"""Stands for every domain: port 25 is closed to this relay altogether."""
+LIFETIME = 30 * 86400.0
+"""Seconds after which a site is tried directly again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedRoute:
+    """Mail for a domain goes over the fallback, and why."""
+
+    domain: str
+    """Folded; or ANYWHERE."""
+    via: str
+    """``NextHop.key`` of the fallback of that time: the route goes when relay.toml names it no more."""
+    reason: str
+    """In a few words: ``blocklist``, ``reverse DNS``, ``port 25 closed``."""
+    reply: str
+    """What the site said, or why it was not reached."""
+    learned_at: float
+    """Epoch seconds, as is ``expires_at``."""
+    expires_at: float
+    is_pinned: bool = False
+    """Whether the owner wants it kept for ever."""
+
+    def is_expired(self, now: float) -> bool:
+        """Whether the site is to be tried directly once more."""
+        return not self.is_pinned and now >= self.expires_at
+
+
+Learned = Mapping[str, LearnedRoute]
+"""By domain."""
+NOTHING_LEARNED: Learned = MappingProxyType({})
+
+
+def may_detour(route: Route) -> bool:
+    """Whether mail may leave a route for the fallback: no line of relay.toml chose it, and it goes by MX."""
+    return not route.rule and isinstance(route.via, NextHop) and route.via.use_mx
+
+
+def find_learned(learned: Learned, domain: str) -> LearnedRoute | None:
+    """Return what was learned about a domain, else about all."""
+    return learned.get(domain) or learned.get(ANYWHERE)
+
+
+def detour(route: Route, fallback: NextHop | None, learned: Learned) -> Route:
+    """Return the route over the fallback where one was learned for the domain; else the route as it is."""
+    if fallback is None or not learned or not may_detour(route):
+        return route
+    assert isinstance(route.via, NextHop)
+    if find_learned(learned, route.via.host) is None:
+        return route
+    return Route(fallback, route.internal, ("fallback",), instead_of=route.via)
