@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
-import pty
-import signal
 import sys
-from asyncio.subprocess import PIPE
 from collections import Counter
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.cli import follow
-from relay.cli.follow import Progress, Pursuit, choose
+from relay.cli.follow import Pursuit, choose
 from tests.support.service import PATIENCE, Finished, Service
 from tests.support.smtp_server import DROP, OK, Script, ScriptedServer, Wait
+from tests.support.terminal import INTERRUPT, TAKEN_AWAY, WIDE, Shown, converse
 
 CONTENT = b"Subject: hello\r\nFrom: chris@free.fr\r\n\r\nworld\r\n"
 LATER = b"450 4.2.1 come back later\r\n"
@@ -130,37 +128,36 @@ async def test_a_relay_must_be_running(tmp_path: Path) -> None:
         assert done.err.startswith("relay: no relay is running on the queue ")
 
 
-async def watch(relay: Service, terminal: int) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "relay", "queue", "retry", "--all", "--wait", "--config", relay.config),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=PIPE,
-    )
+def watch(relay: Service, *answers: tuple[str, bytes]) -> Coroutine[object, object, Shown]:
+    command = (sys.executable, "-m", "relay", "queue", "retry", "--all", "--wait", "--config", relay.config)
+    return converse(*command, answers=answers, env=WIDE)
 
 
-async def test_a_terminal_has_one_line_and_ctrl_c_ends_the_watch_alone(tmp_path: Path) -> None:
+async def test_a_terminal_shows_how_much_is_done_until_all_is(tmp_path: Path) -> None:
+    may_go_on = asyncio.Event()
+    script = Script().but(RCPT=[LATER, LATER, OK, (Wait(may_go_on), OK)])
+    async with ScriptedServer(script) as server, Service(tmp_path, via(server)) as relay:
+        await deferred(relay, "a@x.test", "b@x.test")
+        watching = asyncio.create_task(watch(relay))
+        await relay.logged("queue retry: 1 messages")
+        may_go_on.set()
+        shown = await watching
+        assert shown.status == 0
+        told, _, staying = shown.text.rpartition(TAKEN_AWAY)
+        assert told.startswith("1 message due now\n")
+        assert "2 of 2 wait, 0 sent" in told
+        assert staying == "recipients: 2 sent\n"
+
+
+async def test_ctrl_c_ends_the_watch_alone(tmp_path: Path) -> None:
     may_go_on = asyncio.Event()
     script = Script().but(RCPT=[LATER, (Wait(may_go_on), OK)])
     async with ScriptedServer(script) as server, Service(tmp_path, via(server)) as relay:
         await deferred(relay, "a@x.test")
-        screen, terminal = pty.openpty()
-        process = await watch(relay, terminal)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                shown = b""
-                while b"1 of 1 wait" not in shown:
-                    shown += await asyncio.to_thread(os.read, screen, 1000)
-                process.send_signal(signal.SIGINT)
-                assert process.stderr is not None
-                assert (
-                    await process.stderr.read() == b"relay: no longer watching; the relay goes on sending\n"
-                )
-                assert await process.wait() == 130
-        finally:
-            os.close(terminal)
-            os.close(screen)
-        assert b"\r\x1b[K1 of 1 wait, 0 sent" in shown
+        shown = await watch(relay, ("1 of 1 wait, 0 sent", INTERRUPT))
+        assert shown.status == 130
+        _, _, staying = shown.text.rpartition(TAKEN_AWAY)
+        assert staying == "relay: no longer watching; the relay goes on sending\n"
         may_go_on.set()
         await relay.emptied()
 
@@ -201,13 +198,17 @@ def test_one_that_waits_for_its_turn_is_not_settled() -> None:
     assert (pursuit.left, pursuit.is_success) == (1, False)
 
 
-def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    out = io.StringIO()
-    pursuit = Pursuit({"A": {("a@x.test", ""): None}}, Counter(sent=2, refused=1), last_reply="450 later")
-    progress = Progress(out, 4)
-    progress.show(pursuit)
-    assert out.getvalue() == ""
+def test_elsewhere_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "LINE_SECONDS", 0.0)
-    progress.show(pursuit)
-    progress.clear()
-    assert out.getvalue() == "1 of 4 wait, 2 sent, 1 not; last reply: 450 later\n"
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.0)
+    waiting = {"id": "A", "recipients": [recipient("a@x.test"), recipient("b@x.test")]}
+    left = recipient("b@x.test", state="bounced", reply="550 gone")
+    later = {"id": "A", "recipients": [recipient("a@x.test", state="delivered"), recipient("b@x.test")]}
+    last = {"id": "A", "recipients": [recipient("a@x.test", state="delivered"), left]}
+    looks = [[waiting], [later], [last]]
+    out = io.StringIO()
+    pursuit = choose([waiting], lambda address: True)
+    follow.follow(pursuit, lambda: iter(looks.pop(0)), lambda request: {}, out)
+    assert out.getvalue() == "2 of 2 wait, 0 sent\n2 of 2 wait, 0 sent\n1 of 2 wait, 1 sent\n"
+    pursuit = Pursuit({"A": {("a@x.test", ""): None}}, Counter(sent=2, refused=1), last_reply="450 later")
+    assert follow.describe(pursuit, 4) == "1 of 4 wait, 2 sent, 1 not; last reply: 450 later"

@@ -6,10 +6,8 @@ What is expected is in tests/postfix_imports/NAME/relay.toml; tests/support/post
 from __future__ import annotations
 
 import os
-import pty
 import re
 import stat
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -29,6 +27,7 @@ from tests.support.postfix_import import (
     lacks_of,
 )
 from tests.support.service import run_program
+from tests.support.terminal import TAKEN_AWAY, WIDE, converse
 
 RELAY = (sys.executable, "-m", "relay")
 COMMAND = (*RELAY, "import-postfix")
@@ -140,17 +139,25 @@ async def test_a_main_cf_without_end_is_not_read(tmp_path: Path) -> None:
     assert "has more than 50000000 bytes" in done.err
 
 
-def test_a_person_who_waits_sees_what_is_being_done(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    done = subprocess.run(
-        [*COMMAND, folder_of("maildir")], stdout=subprocess.PIPE, stderr=theirs, check=True, timeout=60
-    )
-    os.close(theirs)
-    shown = os.read(ours, 65536).decode()
-    os.close(ours)
-    assert "\rreading ".replace("\r", "\r\x1b[K") in shown
-    assert shown.endswith("see the comments\r\n")
-    assert done.stdout.startswith(b"# Made by")
+async def test_a_person_who_waits_sees_what_is_being_done() -> None:
+    shown = await converse(*COMMAND, folder_of("maildir"), answers=[], env=WIDE)
+    assert f" reading {folder_of('maildir')}/" in shown.text
+    _, _, staying = shown.text.rpartition(TAKEN_AWAY)
+    assert staying.startswith("# Made by")
+    assert staying.endswith("see the comments\n")
+
+
+async def test_a_terminal_that_knows_no_more_than_lines_gets_no_others(tmp_path: Path) -> None:
+    command = (*COMMAND, folder_of("hostile"), "--output", tmp_path / "relay.toml")
+    shown = await converse(*command, answers=[], env={"TERM": "dumb"})
+    assert shown.text.count("\n") == 1
+
+
+async def test_names_of_files_do_not_disturb_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").write_text("transport_maps = hash:/etc/postfix/\x1b[31mred\n")
+    shown = await converse(*COMMAND, tmp_path, "--output", tmp_path / "relay.toml", answers=[], env=WIDE)
+    assert "�[31mred" in shown.text
+    assert "\x1b[31m" not in shown.text
 
 
 def test_tables_of_this_machine_are_not_those_of_a_copy(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from relay.cli.options import add_config_option, load_chosen_config
+from relay.cli.progress import Show, showing_progress
 from relay.doctor.finding import Finding, Severity
-from relay.doctor.run import Section, examine
+from relay.doctor.run import Progress, Section, examine
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
@@ -29,7 +30,6 @@ _MARKS = {
     Severity.PROBLEM: "PROBLEM",
 }
 _INDENT = " " * 10
-_CLEAR_LINE = "\r\x1b[K"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -49,9 +49,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     config = load_chosen_config(args)
     logging.basicConfig(handlers=[logging.NullHandler()])  # what there is to say stands in the findings
-    sections = asyncio.run(examine(config, _show_progress))
-    if sys.stderr.isatty():
-        print(_CLEAR_LINE, end="", file=sys.stderr, flush=True)
+    with showing_progress() as show:
+        sections = asyncio.run(examine(config, _teller(show)))
     if args.json:
         print(json.dumps(_describe(sections), indent=2))
     else:
@@ -62,12 +61,16 @@ def _doctor(args: argparse.Namespace) -> int:
     return 1 if _count(sections, Severity.PROBLEM) else 0
 
 
-def _show_progress(pending: Sequence[str]) -> None:
-    """Say on a terminal what is still being looked at."""
-    if pending and sys.stderr.isatty():
-        line = f"looking at {', '.join(pending)} ..."
-        shown = textwrap.shorten(line, shutil.get_terminal_size().columns - 1, placeholder=" ...")
-        print(f"{_CLEAR_LINE}{shown}", end="", file=sys.stderr, flush=True)
+def _teller(show: Show) -> Progress:
+    """Return what shows which checks are not done yet, of those that are known so far."""
+    known: dict[str, None] = {}
+
+    def tell(pending: Sequence[str]) -> None:
+        known.update(dict.fromkeys(pending))
+        if pending:
+            show(f"looking at {', '.join(pending)}", len(known) - len(pending), len(known))
+
+    return tell
 
 
 def _describe(sections: Sequence[Section]) -> dict[str, object]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from relay.cli.progress import showing_progress
 from relay.cli.words import make_plain
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0
-"""How often a line is printed where the output is no terminal."""
 MOST_REPLIES = 10
 _WAITING = ("queued", "deferred")
 _OUTCOMES = {"delivered": "sent", "bounced": "returned", "expired": "returned", "held": "held"}
@@ -108,12 +108,17 @@ def follow(
     """Look until nothing of what was chosen waits any more, and tell how it goes on; raises OSError.
 
     What waits for a next hop with which there is no session counts as refused: it is not tried now. ``out``
-    is None where nothing is to be told.
+    gets a line every few seconds where no terminal shows it; None: none.
     """
-    progress = Progress(out, pursuit.left)
-    try:
+    total, told_at = pursuit.left, time.monotonic()
+    has_lines = out is not None and not (out.isatty() and sys.stderr.isatty())
+    with showing_progress() as show:
         while left := pursuit.left:
-            progress.show(pursuit)
+            line = describe(pursuit, total)
+            show(line, total - left, total)
+            if has_lines and time.monotonic() - told_at >= LINE_SECONDS:
+                told_at = time.monotonic()
+                print(line, file=out, flush=True)
             time.sleep(POLL_SECONDS)
             started_at = time.monotonic()
             present = {message["id"]: message for message in list_messages()}
@@ -123,8 +128,14 @@ def follow(
                 for message in present.values():
                     pursuit.give_up(message)
             time.sleep(min(3 * (time.monotonic() - started_at), 10.0))  # the relay has other work
-    finally:
-        progress.clear()
+
+
+def describe(pursuit: Pursuit, total: int) -> str:
+    """Return how far it is, in one line."""
+    counts = [f"{pursuit.left} of {total} wait", f"{pursuit.outcomes['sent']} sent"]
+    if others := pursuit.outcomes.total() - pursuit.outcomes["sent"]:
+        counts.append(f"{others} not")
+    return ", ".join(counts) + (f"; last reply: {pursuit.last_reply}" if pursuit.last_reply else "")
 
 
 def summarize(pursuit: Pursuit) -> Iterator[str]:
@@ -133,36 +144,6 @@ def summarize(pursuit: Pursuit) -> Iterator[str]:
     yield "recipients: " + (", ".join(counts) or "none")
     for reply, count in pursuit.replies.most_common(MOST_REPLIES):
         yield f"    {count}: {reply}"
-
-
-class Progress:
-    """One line that is written again and again on a terminal, or a line every few seconds elsewhere."""
-
-    def __init__(self, out: TextIO | None, total: int) -> None:
-        self._out = out
-        self._total = total
-        self._is_terminal = out is not None and out.isatty()
-        self._told_at = time.monotonic()
-
-    def show(self, pursuit: Pursuit) -> None:
-        """Tell how far it is."""
-        if self._out is None:
-            return
-        counts = [f"{pursuit.left} of {self._total} wait", f"{pursuit.outcomes['sent']} sent"]
-        others = pursuit.outcomes.total() - pursuit.outcomes["sent"]
-        reply = f"; last reply: {pursuit.last_reply}" if pursuit.last_reply else ""
-        line = f"{', '.join([*counts, *([f'{others} not'] if others else [])])}{reply}"
-        if self._is_terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{line[:width]}", end="", file=self._out, flush=True)
-        elif time.monotonic() - self._told_at >= LINE_SECONDS:
-            self._told_at = time.monotonic()
-            print(line, file=self._out, flush=True)
-
-    def clear(self) -> None:
-        """Leave an empty line on a terminal."""
-        if self._is_terminal:
-            print("\r\x1b[K", end="", file=self._out, flush=True)
 
 
 def _find_finished(queue_id: str, ask: Ask) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay.cli.progress import showing_progress
 from relay.config.loading import choose_hostname
 from relay.files import write_new
 from relay.postfix.draft import Draft
@@ -57,14 +59,14 @@ def _import(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"relay: {error.filename}: {error.strerror}; DIR is where main.cf is", file=sys.stderr)
         return 1
-    draft, taken = translate(
-        main_cf,
-        master_cf,
-        machine_name=choose_hostname(socket.gethostname()),
-        read_file=Files(args.folder).read,
-        tell=_tell,
-    )
-    _tell("")
+    with showing_progress() as show:
+        draft, taken = translate(
+            main_cf,
+            master_cf,
+            machine_name=choose_hostname(socket.gethostname()),
+            read_file=Files(args.folder, show).read,
+            tell=show,
+        )
     if not args.output:
         _hide_passwords(draft)
     text = write_toml(draft, str(args.folder))
@@ -106,8 +108,9 @@ class Files:
     other paths start beside it: those of a backup in the backup, those of /etc/postfix on this machine.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self._folder = folder
+        self._tell = tell
         absolute = folder.absolute()
         is_usual = absolute.parts[-2:] == HOME.parts
         self._root = absolute.parent.parent if is_usual else None
@@ -115,7 +118,7 @@ class Files:
     def read(self, name: str) -> str:
         """Return the text of a file; raises OSError."""
         path = self._find(Path(name))
-        _tell(f"reading {path}")
+        self._tell(f"reading {path}")
         try:
             return read_text(path)
         except ValueError:  # a NUL in the name
@@ -143,9 +146,3 @@ def _sum_up(taken: int, lacking: int) -> str:
     if not lacking:
         return f"{sentence}; nothing is left out"
     return f"{sentence}, {lacking} {'has' if lacking == 1 else 'have'} no equivalent: see the comments"
-
-
-def _tell(what: str) -> None:
-    """Show a person who waits what is being done; "" takes it away again."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)

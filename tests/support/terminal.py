@@ -16,6 +16,10 @@ from tests.support.service import PATIENCE, find_flaw
 
 INTERRUPT = b"\x03"
 END = b"\x04"
+WIDE = {"TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"}
+"""Environment of a terminal where a line of progress is whole."""
+TAKEN_AWAY = "\x1b[2K"
+"""After the last of these is what stays of it."""
 AGAIN_SECONDS = 1.0
 """After which Ctrl-C is pressed again: Python may be about to read, and does not see the first one."""
 
