@@ -415,6 +415,13 @@ async def test_closing_gives_up_what_waits_and_lets_finish_what_has_begun(site: 
         assert {session.commands[-1] for session in server.sessions} == {b"QUIT"}
 
 
+async def test_work_that_comes_as_a_rest_ends_wakes_once() -> None:
+    alarm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    lanes._set(alarm)
+    lanes._set(alarm)
+    assert alarm.done()
+
+
 async def test_closing_ends_a_rest(site: Site) -> None:
     async with ScriptedServer() as server:
         site.reopen(next_hop_of(server))

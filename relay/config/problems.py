@@ -60,8 +60,16 @@ class Problems:
         placed = [(_line_of(path, lines), path, message) for path, message in self._found]
         placed.sort(key=lambda item: item[0] or math.inf)
         raise ConfigError(
-            [f"{_place(self._file, line)}: {format_path(path)}: {message}" for line, path, message in placed]
+            [
+                f"{_place(self._file, line)}: {format_path(path)}: {_escape(message)}"
+                for line, path, message in placed
+            ]
         )
+
+
+def _escape(message: str) -> str:
+    """Return a message as one line that is fit for a terminal, whatever the value in it holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def describe_toml_error(file: str, text: str, error: tomllib.TOMLDecodeError) -> str:

@@ -192,9 +192,7 @@ class Lane:
                 break
 
     def _wake_one(self) -> None:
-        alarm = self._idle.pop()
-        if not alarm.done():
-            alarm.set_result(None)
+        _set(self._idle.pop())
 
     def _set_alarm(self) -> None:
         delay = self._pace.delay(self._steady())
@@ -250,7 +248,7 @@ class Lane:
             if agent.generation != self._generation:
                 break
             alarm: asyncio.Future[None] = loop.create_future()
-            timer = loop.call_at(ends_at, alarm.set_result, None)
+            timer = loop.call_at(ends_at, _set, alarm)
             self._idle.append(alarm)
             try:
                 await alarm
@@ -307,3 +305,9 @@ class Lane:
         self._most_connections = self._allowed_connections
         while self._waiting:
             self._waiting.popleft().fail(failure)
+
+
+def _set(alarm: asyncio.Future[None]) -> None:
+    """Set an alarm, unless work and the end of the rest came in one turn of the loop."""
+    if not alarm.done():
+        alarm.set_result(None)
