@@ -18,7 +18,7 @@ from relay.mail.envelope import Recipient
 from relay.mail.reply import Reply
 from tests.support.browser import DESKTOP, PHONE, browser, look, photograph
 from tests.support.queue import SENT, accept
-from tests.support.web import House, login, next_hop, page
+from tests.support.web import House, learned_route, login, next_hop, page
 
 FOLDER = Path(__file__).parent
 ISP = "isp=[smtp.orange.fr]:465"
@@ -83,6 +83,17 @@ async def furnish(house: House, now: float) -> None:
         login("isp", "christian@orange.fr"),
         login("outlook", "chris@outlook.com", expires_at=now + 2700),
     ]
+    await house.store.learn(
+        learned_route(
+            "friends.example",
+            via=ISP,
+            reason="dynamic address",
+            reply="host mx1.friends.example[203.0.113.7] said: 554 5.7.1 Mail from dynamic addresses is not"
+            " accepted (in reply to MAIL FROM command)",
+            learned_at=now - 2 * 86400,
+            expires_at=now + 28 * 86400,
+        )
+    )
     _make_up_the_past(house, now)
 
 
@@ -104,7 +115,7 @@ def shoot(url: str) -> None:
     with browser() as driver:
         look(driver, DESKTOP)
         driver.get(url)
-        (FOLDER / "status-page.png").write_bytes(photograph(driver, 1195))
+        (FOLDER / "status-page.png").write_bytes(photograph(driver, 1180))
         look(driver, PHONE, dark=True, scale=1.25)
         driver.get(url)
         (FOLDER / "status-page-phone.png").write_bytes(photograph(driver, PHONE[1]))

@@ -12,6 +12,7 @@ def make_opener() -> urllib.request.OpenerDirector:
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
+        urllib.request.UnknownHandler(),  # says so where a proxy is none of HTTP
     ):
         opener.add_handler(handler)
     return opener

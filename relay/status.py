@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -95,7 +96,7 @@ class Page:
             from relay.web.server import Web  # noqa: PLC0415 - as above
 
             if self._counts is None:
-                self._counts = Counts()
+                self._counts = Counts(time.time())
                 events.observe(self._counts)
             self._web = Web(config.web, self._status, self._counts, names=_names(config), doctor=self._doctor)
             await self._web.start()

@@ -121,6 +121,13 @@ def test_nobody_there() -> None:
         send(f"http://nowhere.invalid/{SECRET}")
 
 
+def test_a_proxy_that_speaks_no_http_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "socks5://me:word@127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(AlertError, match=r"^webhook at hook\.test: unknown url type: socks5$"):
+        send(f"http://hook.test/{SECRET}")
+
+
 def test_a_server_without_tls_is_no_https_server(server: HookServer) -> None:
     with pytest.raises(AlertError, match=r"^webhook at 127\.0\.0\.1: "):
         send(f"https://127.0.0.1:{server.port}/{SECRET}")

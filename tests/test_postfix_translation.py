@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay.config.loading import parse_config
 from relay.config.model import PRIVATE_NETWORKS, Config, Listen
-from relay.mail.route import NextHop
+from relay.mail.route import ByMx, NextHop
 from relay.postfix.draft import Draft
 from relay.postfix.translation import settle
 from relay.postfix.writing import write_toml
@@ -109,6 +109,44 @@ def test_passwords_never_stand_in_comments(folder: Path) -> None:
     assert "s3cret" not in write_toml(draft, "x")
 
 
+def test_the_tls_of_mail_exchangers(folder: Path) -> None:
+    policies = (
+        "bank.example secure match=nexthop\n.bank.example verify\nold.example none\nmay.example may\n"
+        "must.example encrypt\nroute.example verify\nhub.example verify\n[mx.bank.example]:587 secure\n"
+    )
+    tables = "smtp_tls_policy_maps = hash:/etc/postfix/policy\ntransport_maps = hash:/etc/postfix/transport\n"
+    transport = "route.example smtp:\nhub.example smtp:[192.168.0.9]\n"
+    config = config_of(folder, tables, policy=policies, transport=transport)
+    assert {key: entry.via for key, entry in config.transport.items()} == {
+        "route.example": ByMx("starttls"),
+        "hub.example": NextHop("192.168.0.9"),
+        "bank.example": ByMx("starttls"),
+        ".bank.example": ByMx("starttls"),
+        "old.example": ByMx("none"),
+    }
+    reason = 'tls = "verify" in [transport] asks for a certificate with the right name'
+    lacks = lacks_from(folder, tables, policy=policies, transport=transport)
+    assert lacks["smtp_tls_policy_maps: must.example encrypt"] == reason
+    tables = f"relayhost = [10.0.0.1]\n{tables}"
+    config = config_of(folder, tables, policy=policies, transport=transport)
+    assert [key for key, entry in config.transport.items() if isinstance(entry.via, ByMx)] == [
+        "route.example"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("main_cf", "prefer"),
+    [
+        ("inet_protocols = ipv4\n", "ipv4"),
+        ("inet_protocols = ipv4, ipv6\n", "ipv6"),
+        ("smtp_address_preference = IPv4\n", "ipv4"),
+        ("smtp_address_preference = any\n", "ipv6"),
+    ],
+)
+def test_which_addresses_are_tried_first(main_cf: str, prefer: str, folder: Path) -> None:
+    assert config_of(folder, main_cf).prefer == prefer
+
+
 def test_default_transport(folder: Path) -> None:
     config = config_of(folder, "default_transport = smtp:[out.example]\n")
     assert config.relayhost == NextHop("out.example", 25, is_relayhost=True)
@@ -116,6 +154,38 @@ def test_default_transport(folder: Path) -> None:
     assert {*config.transport} == {"*", "gw1.maison.example", "localhost.maison.example", "localhost"}
     assert "default_transport = uucp:x" in lacks_from(folder, "default_transport = uucp:x\n")
     assert "default_transport = [x" in lacks_from(folder, "default_transport = smtp:[x\n")
+
+
+def test_a_fallback(folder: Path) -> None:
+    config = config_of(folder, "smtp_fallback_relay = [out.example]:2525\n")
+    assert config.fallback == NextHop("out.example", 2525, is_relayhost=True)
+    config = config_of(
+        folder,
+        SASL + "fallback_relay = [smtp.isp.example]:587\n",
+        sasl="[smtp.isp.example]:587 me:word\n",
+    )
+    assert config.fallback
+    assert config.fallback.smarthost == "isp"
+    assert config.smarthost["isp"].username == "me"
+
+
+@pytest.mark.parametrize(
+    "main_cf",
+    [
+        "smtp_fallback_relay = [a.example], [b.example]",
+        "relayhost = [isp.example]\nsmtp_fallback_relay = [b.example]",
+        "default_transport = smtp:[isp.example]\nsmtp_fallback_relay = [b.example]",
+    ],
+)
+def test_what_is_no_fallback_here(main_cf: str, folder: Path) -> None:
+    lacks = lacks_from(folder, main_cf)
+    assert "fallback is one host" in lacks[main_cf.splitlines()[-1]]
+    assert draft_of(folder)[0].find("fallback") is None
+
+
+def test_a_fallback_that_is_no_host(folder: Path) -> None:
+    lacks = lacks_from(folder, "smtp_fallback_relay = [x")
+    assert lacks == {"smtp_fallback_relay = [x": "is no host, such as [smtp.example.org]:587"}
 
 
 def test_senders_by_pattern_and_wrong_hosts(folder: Path) -> None:
@@ -254,6 +324,38 @@ def test_whole_internets_in_parts_are_no_networks(folder: Path) -> None:
 )
 def test_aliases(main_cf: str, file: str, aliases: dict[str, tuple[str, ...]], folder: Path) -> None:
     assert config_of(folder, main_cf, map=file).aliases.entries == aliases
+
+
+def test_an_address_with_parts_of_the_recipient_is_told_as_it_stands(folder: Path) -> None:
+    lacks = lacks_from(folder, "luser_relay = $user@x.example")
+    assert lacks == {"luser_relay = $user@x.example": 'the relay has one address for all: [aliases] "*"'}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "smtp_sasl_password_maps",
+        "smtp_tls_policy_maps",
+        "virtual_alias_maps",
+        "virtual_mailbox_maps",
+        "relocated_maps",
+    ],
+)
+def test_no_pattern_is_left_out_in_silence(name: str, folder: Path) -> None:
+    lacks = lacks_from(folder, f"{name} = regexp:/etc/postfix/re\n", re="/x/ me:word\n")
+    [what] = [what for what, reason in lacks.items() if reason == "the relay has no patterns here: name each"]
+    assert what.startswith(name)
+    assert what.endswith("(/etc/postfix/re:1)")
+    assert ("me:word" in str(lacks)) == (name != "smtp_sasl_password_maps")
+
+
+def test_tls_that_a_route_can_not_say(folder: Path) -> None:
+    lacks = lacks_from(
+        folder,
+        "smtp_tls_policy_maps = hash:/etc/postfix/map\n",
+        map="a.example dane\nb.example may\nc.example encrypt\n",
+    )
+    assert {*lacks} == {"smtp_tls_policy_maps: a.example dane", "smtp_tls_policy_maps: c.example encrypt"}
 
 
 @pytest.mark.parametrize(

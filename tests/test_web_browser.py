@@ -17,10 +17,11 @@ from relay.config.model import Web as Settings
 from relay.config.secrets import Secret
 from relay.mail.attempt import Attempt, Outcome, State
 from relay.mail.envelope import Recipient
+from relay.mail.learned import ANYWHERE
 from relay.mail.reply import Reply
 from tests.support.browser import DESKTOP, PHONE, browser, look, photograph
 from tests.support.queue import NOW, accept, states
-from tests.support.web import House, login, next_hop, page
+from tests.support.web import House, learned_route, login, next_hop, page
 
 pytestmark = pytest.mark.needs("chromium", "chromedriver")
 T = TypeVar("T")
@@ -96,6 +97,7 @@ async def fill(house: House, words: str) -> str:
     house.hops = [next_hop(words, state="blocked", blocked_until=NOW + 9, failure=words)]
     house.accounts = [login(words, words, problem=words)]
     house.troubles = [words]
+    await house.store.learn(learned_route(words, via=words, reply=words))
     house.counts._count_attempt("deferred", words, 0.1, NOW)
     return message.queue_id
 
@@ -232,11 +234,44 @@ async def test_what_changes_shows_by_itself(chrome: Chrome, house: House) -> Non
     assert "did=" not in await use(lambda: chrome.current_url)
 
 
+LOOK_AGAIN = "document.dispatchEvent(new Event('visibilitychange'))"
+
+
+@pytest.mark.parametrize("chosen", ["#queue a.title", "#queue summary", "#routes button[value=forget]"])
+async def test_what_is_focused_stays_so_while_the_page_changes(
+    chrome: Chrome, house: House, chosen: str
+) -> None:
+    await accept(house.store, subject="First", retry_at=NOW + 60)
+    await house.store.learn(learned_route(ANYWHERE))
+    await open_page(chrome, house)
+    focus = f"document.querySelector('{chosen}').focus()"
+    await use(lambda: chrome.execute_script(focus))
+    await accept(house.store, subject="Second", retry_at=NOW + 60)
+    await house.store.learn(learned_route("friends.example"))
+    await use(lambda: chrome.execute_script(LOOK_AGAIN))
+    await until(lambda: "Second" in text_of(chrome, "#queue") and "friends" in text_of(chrome, "#routes"))
+    is_focused = f"return document.activeElement === document.querySelector('{chosen}')"
+    assert await use(lambda: chrome.execute_script(is_focused))
+    assert await use(lambda: chrome.find_element(By.TAG_NAME, "body").get_attribute("class")) == ""
+
+
+async def test_learned_routes_come_and_go_by_themselves(chrome: Chrome, house: House) -> None:
+    await use(lambda: look(chrome, DESKTOP))
+    await open_page(chrome, house)
+    section = await use(lambda: chrome.find_element(By.ID, "routes"))
+    assert not await use(section.is_displayed)
+    await house.store.learn(learned_route("friends.example"))
+    await use(lambda: chrome.execute_script(LOOK_AGAIN))
+    await until(lambda: section.is_displayed() and "friends.example" in section.text)
+    await house.store.forget(["friends.example"])
+    await use(lambda: chrome.execute_script(LOOK_AGAIN))
+    await until(lambda: not section.is_displayed())
+
+
 async def test_a_relay_that_is_gone_is_told(chrome: Chrome, tmp_path: Path) -> None:
     async with page(tmp_path) as house:
         await open_page(chrome, house)
-    look_again = "document.dispatchEvent(new Event('visibilitychange'))"
-    await use(lambda: chrome.execute_script(look_again))
+    await use(lambda: chrome.execute_script(LOOK_AGAIN))
     await until(lambda: chrome.find_element(By.TAG_NAME, "body").get_attribute("class") == "stale")
     await use(lambda: chrome.get("about:blank"))
     await use(lambda: chrome.get_log("browser"))

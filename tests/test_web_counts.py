@@ -22,7 +22,7 @@ TAKEN = Attempt(Reply(250, "2.0.0", "ok"), next_hop="x.test:25")
 
 @pytest.fixture
 def counts() -> Iterator[Counts]:
-    counts = Counts()
+    counts = Counts(NOW)
     events.observe(counts)
     yield counts
     events.ignore(counts)
@@ -123,7 +123,7 @@ def record(counts: Counts, at: float, outcome: str = "sent", delay: float = 0.3)
 
 
 def test_hours_are_kept_for_two_days() -> None:
-    counts = Counts()
+    counts = Counts(NOW)
     for hour in range(100):
         record(counts, NOW + hour * 3600)
     now = NOW + 99 * 3600
@@ -134,7 +134,7 @@ def test_hours_are_kept_for_two_days() -> None:
 
 
 def test_charts_say_what_they_show() -> None:
-    counts = Counts()
+    counts = Counts(NOW)
     record(counts, NOW - 3600, delay=0.05)
     for outcome in ("sent", "sent", "deferred", "bounced"):
         record(counts, NOW, outcome, delay=700)
@@ -152,7 +152,7 @@ def test_charts_say_what_they_show() -> None:
 
 
 def test_charts_of_nothing_are_empty() -> None:
-    hours = Counts().hours(NOW)
+    hours = Counts(NOW).hours(NOW)
     assert draw_deliveries(hours, "Since noon").bars == ()
     assert draw_deliveries(hours, "Since noon").top == ""
     assert draw_delays(hours).words == "No deliveries yet."

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from relay.config.model import Web as Settings
 from relay.config.secrets import Secret
 from relay.web import door
-from relay.web.guard import MOST_FAILURES
+from relay.web.guard import MOST_FAILURES, SESSION_SECONDS
 from tests.support.queue import accept, states
 from tests.support.web import House, Visitor, page, visitor
 
@@ -153,6 +154,9 @@ class TestThePassword:
             assert (answer.status, answer.headers["Location"]) == (303, "/")
             cookie = answer.headers["Set-Cookie"]
             assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
+            lasts = re.search("Max-Age=([0-9]+)", cookie)
+            assert lasts  # the browser must not drop it 30 days after the login, but after the last look
+            assert int(lasts[1]) > SESSION_SECONDS
             shown = await guest.get("/")
             assert shown.status == 200
             assert "Log out" in shown.text

@@ -114,7 +114,7 @@ def test_a_session_lasts_while_it_is_used() -> None:
     clock = Clock()
     sessions = Sessions(clock)
     assert not sessions.has("", "pass")
-    secret = sessions.open()
+    secret = sessions.open("pass")
     for _ in range(3):
         clock.now += SESSION_SECONDS - 1
         assert sessions.has(secret, "pass")
@@ -125,8 +125,7 @@ def test_a_session_lasts_while_it_is_used() -> None:
 
 def test_a_session_ends_with_its_password_and_on_request() -> None:
     sessions = Sessions(Clock())
-    sessions.has("", "old")
-    one, other = sessions.open(), sessions.open()
+    one, other = sessions.open("old"), sessions.open("old")
     assert sessions.has(one, "old")
     sessions.close(one)
     sessions.close("unknown")
@@ -138,8 +137,7 @@ def test_a_session_ends_with_its_password_and_on_request() -> None:
 
 def test_the_oldest_session_makes_room() -> None:
     sessions = Sessions(Clock())
-    sessions.has("", "pass")
-    secrets = [sessions.open() for _ in range(MOST_SESSIONS + 1)]
+    secrets = [sessions.open("pass") for _ in range(MOST_SESSIONS + 1)]
     assert not sessions.has(secrets[0], "pass")
     assert sessions.has(secrets[1], "pass")
     assert sessions.has(secrets[-1], "pass")

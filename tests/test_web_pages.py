@@ -11,11 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay.mail.attempt import Attempt, Outcome, State
 from relay.mail.envelope import Recipient
+from relay.mail.learned import ANYWHERE, LIFETIME
 from relay.mail.reply import Reply
 from relay.web import pages
 from relay.web.views import QUEUE_ROWS, SEARCH_ROWS
 from tests.support.queue import NOW, Gate, accept, deferred, outcome, states
-from tests.support.web import House, Visitor, login, next_hop, page, visitor
+from tests.support.web import House, Visitor, learned_route, login, next_hop, page, visitor
 
 FULL = Attempt(
     Reply(452, "4.2.2", "Over quota"),
@@ -228,6 +229,60 @@ class TestButtons:
         assert 'class="did"' not in (await guest.get(f"/?{query}")).text
 
 
+class TestLearnedRoutes:
+    async def test_they_are_shown_with_the_reason(self, house: House, guest: Visitor) -> None:
+        await house.store.learn(learned_route("friends.example"))
+        await house.store.learn(
+            learned_route(ANYWHERE, reason="port 25 not reached", reply="timed out", is_pinned=True)
+        )
+        text = await read(guest)
+        assert (
+            "friends.example blocklist mx.friends.example: a rule of the server forbids it goes over isp"
+            " (smtp.isp.example) learned just now tried directly again in 30 days Try directly Keep for ever"
+        ) in text
+        assert "All sites port 25 not reached timed out" in text
+        assert text.count("for ever") == 2  # the pinned one has no button for it
+        house.now = NOW + LIFETIME
+        assert "tried directly again with the next message" in await read(guest)
+
+    async def test_buttons_keep_and_forget_one(self, house: House, guest: Visitor) -> None:
+        await house.store.learn(learned_route("friends.example"))
+        answer = await guest.press("/", "/route", command="pin", domain="friends.example")
+        assert (answer.status, answer.headers["Location"]) == (303, "/#routes")
+        assert house.store.learned["friends.example"].is_pinned
+        answer = await guest.press("/", "/route", command="forget", domain="friends.example")
+        assert answer.status == 303
+        assert house.store.learned == {}
+        assert _routes_of((await guest.get("/")).text)["hidden"] is None
+
+    async def test_one_that_is_gone_already_is_told(self, guest: Visitor) -> None:
+        answer = await guest.press("/", "/route", command="pin", domain="friends.example")
+        assert answer.status == 503
+        assert "no route was learned for friends.example" in answer.text
+
+    @pytest.mark.parametrize(
+        "form", [{"command": "retry", "domain": "x.example"}, {"command": "pin"}, {"domain": "x.example"}]
+    )
+    async def test_other_buttons_are_not_known(
+        self, house: House, guest: Visitor, form: dict[str, str]
+    ) -> None:
+        route = learned_route("x.example")
+        await house.store.learn(route)
+        token = (await guest.get("/")).token
+        assert (await guest.post("/route", {"token": token, **form})).status == 400
+        assert (await guest.post("/route", {"command": "forget", "domain": "x.example"})).status == 403
+        assert house.store.learned == {"x.example": route}
+
+    async def test_without_any_their_place_is_kept_for_the_script(self, guest: Visitor) -> None:
+        assert "hidden" in _routes_of((await guest.get("/")).text)
+
+
+def _routes_of(html: str) -> dict[str, str | None]:
+    """Return the attributes of the section of learned routes."""
+    [section] = [attributes for _, attributes in Text(html).elements if attributes.get("id") == "routes"]
+    return section
+
+
 class TestOneMessage:
     async def test_its_history_word_for_word(self, house: House, guest: Visitor) -> None:
         message = await accept(
@@ -338,6 +393,8 @@ class TestHostileText:
             house.hops = [next_hop(words, state="blocked", blocked_until=NOW + 1, failure=words)]
             house.accounts = [login(words, words, problem=words)]
             house.troubles = [words]
+            await house.store.forget([*house.store.learned])
+            await house.store.learn(learned_route(words, via=words, reason=words, reply=words))
             if words == harmless:
                 expected = await elements()
                 await guest.press("/", "/act", command="delete", id=message.queue_id)

@@ -13,6 +13,8 @@ from relay.web import server
 from tests.support.queue import opened
 from tests.support.web import DOCTOR, NAMES, House, page, visitor
 
+FORM = b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
@@ -137,6 +139,48 @@ async def test_forms_of_any_kind_do_no_harm(house: House, kind: str) -> None:
         assert (await guest.get("/")).status == 200
 
 
+async def test_a_form_that_can_not_be_unpacked_is_no_defect_of_ours(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = {"Content-Type": "application/x-www-form-urlencoded", "Content-Encoding": "gzip"}
+    async with visitor(house) as guest:
+        assert (await guest.request("POST", "/act", data=b"token=", headers=kind)).status == 403
+    assert "error: " not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_who_leaves_in_the_middle_of_a_form_is_no_defect_of_ours(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = house.web.url.removeprefix("http://").rstrip("/").rsplit(":", 1)
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(FORM + b"Content-Length: 100\r\n\r\ntoken=")
+    await writer.drain()
+    assert await is_well(house)  # meanwhile the server reads the beginning
+    writer.transport.abort()
+    async with asyncio.timeout(30):
+        while house.web._server.connections:
+            await asyncio.sleep(0.01)
+    assert await is_well(house)
+    assert "ConnectionResetError" not in caplog.text
+
+
+async def test_a_flood_of_connections_leaves_no_more_than_some(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come faster than the closed ones go."""
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 10)
+    host, port = house.web.url.removeprefix("http://").rstrip("/").rsplit(":", 1)
+    sockets = [socket.create_connection((host, int(port))) for _ in range(60)]  # while the loop sleeps
+    try:
+        await is_well(house)
+        assert await is_well(house)
+        assert len(house.web._server.connections) <= 11
+    finally:
+        for each in sockets:
+            each.close()
+
+
 async def test_who_connects_and_says_nothing_keeps_nobody_out(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,8 +199,7 @@ async def test_a_request_that_hangs_is_ended(house: House, monkeypatch: pytest.M
     monkeypatch.setattr(server, "REQUEST_SECONDS", 0.05)
     answer = await say(
         house,
-        b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-        b"Content-Length: 100\r\n\r\ntoken=",
+        FORM + b"Content-Length: 100\r\n\r\ntoken=",
     )
     assert answer == b"" or b" 400 " in answer or b" 503 " in answer
 

@@ -7,13 +7,16 @@ import json
 import re
 import socket
 import time
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.oauth.token_file import Token, write_token
+from relay.status import Page, Status
 from tests.support.service import PATIENCE, Service
 from tests.support.smtp_server import DROP, Script, ScriptedServer
 from tests.support.web import Visitor, visiting
@@ -47,10 +50,10 @@ async def test_mail_that_waits_is_shown_and_sent_by_a_button(tmp_path: Path) -> 
         async with Service(tmp_path, settings) as relay, guest_of(relay) as guest:
             assert "All is well: nothing waits." in (await guest.get("/")).text
             assert (await relay.send(CONTENT, "anne@machin.com")).startswith("250 ")
-            text = await until_shown(guest, "/", "deferred")
+            text = await until_shown(guest, "/", ">deferred<")
             assert "1 message waits." in text
-            assert f"127.0.0.1 port {server.port}" in text
             assert "closed for repairs" in text
+            assert f"127.0.0.1 port {server.port}" in text
             server.script = Script()
             (queue_id,) = set(re.findall(r'href="/message/([0-9A-F]+)"', text))
             answer = await guest.press("/", "/act", command="retry", id=queue_id)
@@ -83,7 +86,8 @@ async def test_the_metrics_count_real_mail(tmp_path: Path) -> None:
 async def test_a_changed_file_moves_the_page_and_a_wrong_one_degrades_it(tmp_path: Path) -> None:
     async with Service(tmp_path, WEB) as relay:
         async with guest_of(relay) as guest:
-            assert (await guest.get("/")).status == 200
+            started = re.search("Running since .*", (await guest.get("/")).text)
+            assert started
             relay.config.write_text(f"{relay.config.read_text()}\ncolour = 1\n")
             health = json.loads(await until_shown(guest, "/healthz", "degraded"))
             assert "colour: unknown key" in health["problems"][0]
@@ -93,7 +97,9 @@ async def test_a_changed_file_moves_the_page_and_a_wrong_one_degrades_it(tmp_pat
         async with guest_of(relay, past) as guest:
             assert (await guest.get("/")).status == 303
             assert (await guest.press("/login", "/login", password="correct horse")).status == 303
-            assert "All is well" in (await guest.get("/")).text
+            text = (await guest.get("/")).text
+            assert "All is well" in text
+            assert started[0] in text
             await relay.configure('[web]\naddress = ""\n')
             host, port = guest.url.removeprefix("http://").rstrip("/").rsplit(":", 1)
             with socket.socket() as caller:
@@ -135,6 +141,13 @@ async def test_the_doctor_is_run_with_the_file_of_the_relay(tmp_path: Path) -> N
         relay.config.write_text("colour = 1\n")  # so that it ends at once, and asks nobody
         await guest.press("/doctor", "/doctor")
         assert str(relay.config) in await until_shown(guest, "/doctor", "colour: unknown key")
+
+
+async def test_the_doctor_is_no_file_of_the_folder_that_the_relay_was_started_in(tmp_path: Path) -> None:
+    (tmp_path / "relay.py").write_text("raise SystemExit(3)\n")
+    command = Page(cast(Status, None), None)._doctor
+    doctor = await asyncio.create_subprocess_exec(*command, "--help", cwd=tmp_path, stdout=DEVNULL)
+    assert await doctor.wait() == 0
 
 
 async def test_an_idle_relay_with_its_page_takes_little_memory(tmp_path: Path) -> None:

@@ -177,7 +177,8 @@ def _refuse_place(path: Path) -> str:
 
 def _refuse_flags(args: argparse.Namespace) -> str:
     """Return what is wrong with flags beyond their own form."""
-    if args.direct and (args.host or args.port or args.tls or args.username or args.password_file):
+    of_server = (args.host, args.port, args.tls, args.username, args.password_file, args.client_id)
+    if args.direct and any(of_server):
         return "--direct goes with no server and no login"
     if args.password_file:
         try:

@@ -72,7 +72,8 @@ class Interview:
             try:
                 return parse(read())
             except ValueError as error:
-                print(f"  That won't do: {make_plain(str(error))}.")
+                said = make_plain(str(error))
+                print(f"  That won't do: {said}{'' if said.endswith('?') else '.'}")
 
 
 def _parse_yes(text: str) -> bool:

@@ -19,7 +19,8 @@ POSTMASTER = "Gets mail for root and other reserved names here, and reports that
 RELAYHOST = "Where mail goes that no other rule routes: the server that is described below."
 DIRECT = (
     "Mail goes straight to the mail servers of its recipients. To send it through a server of your provider"
-    ' instead, add relayhost = "isp" here and a section [smarthost.isp] below; relay.toml.example has one.'
+    ' instead, add relayhost = "isp" here, or fallback = "isp" for the sites alone that refuse mail from'
+    " homes; and a section [smarthost.isp] below: relay.toml.example has one."
 )
 LISTEN = "Where devices and mail programs connect: all addresses of this machine (0.0.0.0), and the port."
 ACCESS = "Who may send mail through this relay, to anywhere and without a login."

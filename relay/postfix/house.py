@@ -38,11 +38,12 @@ def translate_house(source: Source, domains: list[str]) -> None:
     """Put [local] and [aliases] into the draft."""
     aliases = _read_aliases(source)
     virtual = _read_virtual(source, domains)
-    if luser := source.settings.get("luser_relay"):
-        if "$" in luser or not luser:
-            source.draft.lack(f"luser_relay = {luser}", 'the relay has one address for all: [aliases] "*"')
-        else:
-            aliases["*"] = [luser]
+    luser = source.settings.get("luser_relay")
+    written = source.settings.written("luser_relay")
+    if "$" in written:
+        source.draft.lack(f"luser_relay = {written}", 'the relay has one address for all: [aliases] "*"')
+    elif luser:
+        aliases["*"] = [luser]
     for key, targets in virtual.items():
         aliases.setdefault(key, targets)
     source.draft.put(domains, "local", "domains")
@@ -122,9 +123,7 @@ def _usable(what: str, targets: list[str], source: Source, depth: int = 0) -> li
 
 def _read_virtual(source: Source, domains: list[str]) -> Aliases:
     name = "virtual_alias_maps"
-    entries = source.entries(name)
-    for rule in source.rules(name):
-        source.draft.lack(f"{rule.place}: {rule.result}", "the relay has no patterns for addresses")
+    entries = source.entries_alone(name)
     named = {key.rpartition("@")[2] for key in entries if "@" in key}
     aliases: Aliases = {}
     for key, value in entries.items():
@@ -236,7 +235,7 @@ def _people_named(aliases: Aliases, domains: Iterable[str]) -> Iterator[str]:
 def _virtual_mailboxes(source: Source) -> tuple[list[str], str]:
     """Return the users of virtual_mailbox_maps and the pattern of their Maildirs (virtual(8))."""
     base = source.settings.get("virtual_mailbox_base")
-    entries = source.entries("virtual_mailbox_maps")
+    entries = source.entries_alone("virtual_mailbox_maps")
     users, folders = [], set()
     for key, value in entries.items():
         user = key.rpartition("@")[0]
@@ -259,7 +258,7 @@ def _virtual_mailboxes(source: Source) -> tuple[list[str], str]:
 
 def _put_aliases(source: Source, aliases: Aliases) -> None:
     draft = source.draft
-    everybody = dict(source.entries("relocated_maps"))
+    relocated = source.entries_alone("relocated_maps")
     users = source.draft.table("local").get("users")
     has_root = bool(aliases.keys() & {"root"}) or (isinstance(users, list) and "root" in users)
     table: dict[str, object] = {}
@@ -270,7 +269,7 @@ def _put_aliases(source: Source, aliases: Aliases) -> None:
             draft.remark("Reserved names such as root go to postmaster, at the top.", "aliases")
             continue
         table[key] = targets[0] if len(targets) == 1 else targets
-    for key, where in everybody.items():
+    for key, where in relocated.items():
         table.setdefault(key, f"error:5.1.6 User has moved to {where}")
     if table:
         draft.put(table, "aliases")

@@ -77,6 +77,10 @@ class Settings:
         """Whether main.cf names a parameter."""
         return name in self._given
 
+    def written(self, name: str) -> str:
+        """Return what main.cf says of a parameter, word for word; "" where it says nothing."""
+        return self._given[name].value if name in self._given else ""
+
     def is_default(self, name: str) -> bool:
         """Whether a parameter has the value that it has anyway."""
         if name not in self._given:

@@ -18,7 +18,7 @@ _REASONS = {
         proxy_* smtputf8_enable *_service_name enable_long_queue_ids fast_flush*
         """,
     "the relay greets with its hostname": "smtpd_banner",
-    "the relay has no milters: no other program looks at mail, or signs it with DKIM": "*milter*",
+    "the relay has no milters: no other program looks at mail. For DKIM see docs/dkim.md": "*milter*",
     "the relay hands mail to no filter": "content_filter receive_override_options smtpd_proxy_*",
     'copies are made by header checks only: action = "BCC you@example.org"': "always_bcc *_bcc_maps",
     "the relay does not look into bodies": "*body_checks",
@@ -35,7 +35,9 @@ _REASONS = {
     "the relay takes mail for other domains from access.networks only; it is no backup for them": (
         "relay_domains relay_recipient_maps permit_mx_backup_networks"
     ),
-    "the relay has no second next hop": "smtp_fallback_relay fallback_relay",
+    "fallback is one host, for mail that goes to the recipients' own servers, not to a relayhost": (
+        "smtp_fallback_relay fallback_relay"
+    ),
     "where no smarthost says otherwise, the relay encrypts whenever the other server can": (
         "smtp_enforce_tls smtp_use_tls smtp_tls_security_level smtp_tls_wrappermode"
     ),

@@ -17,10 +17,13 @@ from relay.postfix.source import Source
 from relay.postfix.tables import parse_table_name
 
 PASSWORDS = "smtp_sasl_password_maps"
+FALLBACK = "smtp_fallback_relay"
 
 _NEXT_HOP = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:\s]+))(?::([A-Za-z0-9]+))?")
 _DOMAIN_RULE = re.compile(r"(?:\^?\(?\.[*+]\)?)?@((?:[A-Za-z0-9_-]|\\\.)+)\$")
 _EVERYTHING = re.compile(r"\^?\(?\.[*+]\)?\$?|")
+_POLICY_KEY = re.compile(r"\.?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+")
+_POLICIES = {"none": "none", "verify": "verify", "secure": "verify"}
 _MANDATORY = frozenset({"encrypt", "dane-only", "fingerprint", "verify", "secure"})
 _PROVIDERS_BY_HOST = {provider.host: provider.name for provider in PROVIDERS.values() if provider.host}
 _RESERVED = frozenset({"mx", "local", "discard", "error"})
@@ -67,12 +70,12 @@ class Routes:
         self._settings = source.settings
         self._draft = source.draft
         self._passwords = _read_passwords(source, source.settings)
-        self._policies = source.entries("smtp_tls_policy_maps")
+        self._policies = source.entries_alone("smtp_tls_policy_maps")
         self._made: dict[tuple[object, ...], str] = {}
         self._options: dict[str, Settings | None] = {}
 
     def translate(self) -> bool:
-        """Put relayhost, sender_relayhost, transport and the smarthosts into the draft.
+        """Put relayhost, fallback, sender_relayhost, transport and the smarthosts into the draft.
 
         Return whether all but local mail is refused or thrown away.
         """
@@ -84,9 +87,15 @@ class Routes:
             )
         if hop:
             self._draft.put(self._next_hop(hop), "relayhost")
+        preference = self._settings.get("smtp_address_preference").lower()
+        if preference == "ipv4" or self._settings.items("inet_protocols") == ["ipv4"]:
+            self._draft.put("ipv4", "prefer")
         self._translate_senders(hop)
         self._translate_transport(relayhost=bool(hop))
-        return self._translate_defaults(relayhost=bool(hop))
+        self._translate_policies(relayhost=bool(hop))
+        nothing_leaves = self._translate_defaults(relayhost=bool(hop))
+        self._translate_fallback()
+        return nothing_leaves
 
     def _hop(self, text: str, what: str) -> Hop | None:
         hop = parse_hop(text)
@@ -119,6 +128,21 @@ class Routes:
                 self._put_route(key, rule.result, what, relayhost=relayhost)
             else:
                 self._draft.lack(what, rule.reason or "the relay's transport table has no patterns")
+
+    def _translate_policies(self, *, relayhost: bool) -> None:
+        """Put the TLS that the mail exchangers of a domain must have into its route."""
+        routes = self._draft.table("transport")
+        for key, policy in self._policies.items():
+            level = policy.lower().partition(" ")[0]
+            if not _POLICY_KEY.fullmatch(key) or routes.get(key, "" if relayhost else "mx") != "mx":
+                continue
+            if level in _POLICIES:
+                self._draft.put({"via": "mx", "tls": _POLICIES[level]}, "transport", key)
+            elif level != "may":
+                what = f"smtp_tls_policy_maps: {key} {policy}"
+                self._draft.lack(
+                    what, 'tls = "verify" in [transport] asks for a certificate with the right name'
+                )
 
     def _put_route(self, key: str, value: str, what: str, *, relayhost: bool) -> None:
         transport, _, next_hop = value.partition(":")
@@ -174,6 +198,19 @@ class Routes:
         elif next_hop and not relayhost and (hop := self._hop(next_hop, name)):
             self._draft.put(self._next_hop(hop), "relayhost")
         return False
+
+    def _translate_fallback(self) -> None:
+        hosts = self._settings.items(FALLBACK)
+        is_one = len(hosts) == 1 and "relayhost" not in self._draft.document
+        if is_one and (hop := self._hop(hosts[0], FALLBACK)):
+            self._draft.put(self._next_hop(hop), "fallback")
+            self._draft.remark(
+                "Postfix tried it for sites that it could not find or reach; the relay does for those that"
+                " can't be reached, and for those that refuse mail because it comes from here.",
+                "fallback",
+            )
+        elif hosts and not is_one:
+            self._settings.leave(FALLBACK)
 
     def _next_hop(self, hop: Hop, sender: str = "", options: Settings | None = None) -> str:
         """Return how relay.toml names a next hop: a smarthost where there is a login or TLS is a must."""
@@ -274,7 +311,7 @@ def _read_passwords(source: Source, settings: Settings) -> dict[str, str]:
         table = parse_table_name(item)
         if table.kind == "static":
             return {"*": table.path.strip("{} ")}
-    return replace(source, settings=settings).entries(PASSWORDS)
+    return replace(source, settings=settings).entries_alone(PASSWORDS)
 
 
 def _key_of(rule: Rule) -> str:

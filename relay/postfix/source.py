@@ -69,6 +69,13 @@ class Source:
                 entries.setdefault(key, value)
         return entries
 
+    def entries_alone(self, name: str) -> dict[str, str]:
+        """Return the entries of a parameter whose patterns have no equivalent: those are noted."""
+        for rule in self.rules(name):
+            what = name if name in SECRET_TABLES else f"{name}: {rule.result}"
+            self.draft.lack(f"{what} ({rule.place})", "the relay has no patterns here: name each")
+        return self.entries(name)
+
     def rules(self, name: str) -> Iterator[Rule]:
         """Yield the rules of the parameter's tables of patterns."""
         for table in self.tables(name):

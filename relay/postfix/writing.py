@@ -14,6 +14,8 @@ _TOP = {
     "domain": "Completes addresses that have no domain (myorigin).",
     "postmaster": "Gets mail for root and other reserved names, and reports that reach nobody else.",
     "relayhost": "Where all mail goes that nothing below routes.",
+    "fallback": "Where mail goes on when a site will not have it from here (smtp_fallback_relay).",
+    "prefer": "Which addresses of a server are tried first (inet_protocols, smtp_address_preference).",
 }
 _TABLES = {
     "listen": "Where clients connect.",

@@ -60,8 +60,10 @@ class Hour:
 class Counts(logging.Handler):
     """Counts events; add it with ``events.observe``."""
 
-    def __init__(self) -> None:
+    def __init__(self, started_at: float) -> None:
+        """``started_at``: since when it counts, in epoch seconds."""
         super().__init__(logging.INFO)
+        self.started_at = started_at
         self.received = 0
         self.received_bytes = 0
         self.refused = 0

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 from relay import events
 from relay.config.secrets import SecretError
 from relay.web.guard import (
-    SESSION_SECONDS,
+    COOKIE_SECONDS,
     Guesses,
     Sessions,
     is_equal,
@@ -99,11 +99,10 @@ class Door:
             await self._refuse(address)
             return "This is not the password."
         self._guesses.forget(address)
-        self._sessions.has("", password)  # from now on sessions are of this password
         response = web.Response(status=303, headers={"Location": "/"})
-        secret = self._sessions.open()
+        secret = self._sessions.open(password)
         response.set_cookie(
-            COOKIE, secret, max_age=int(SESSION_SECONDS), httponly=True, samesite="Strict", path="/"
+            COOKIE, secret, max_age=COOKIE_SECONDS, httponly=True, samesite="Strict", path="/"
         )
         return response
 
@@ -158,8 +157,8 @@ class Door:
             return False
         try:
             form: Any = await request.post()
-        except (ValueError, LookupError):
-            return False  # it is no form
+        except (ValueError, LookupError, web.RequestPayloadError, ConnectionError):
+            return False  # it is no form, or who sends it is gone
         token = form.get("token")
         return isinstance(token, str) and self._sessions.is_token(token, request[SESSION])
 

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 SESSION_SECONDS = 30 * 86400.0
 """How long a browser stays logged in after its last look."""
+COOKIE_SECONDS = 400 * 86400
+"""Browsers keep no cookie longer (RFC 6265bis section 5.5); the session behind it ends long before."""
 MOST_SESSIONS = 100
 MOST_FAILURES = 5
 MEMORY_SECONDS = 600.0
@@ -79,8 +81,9 @@ class Sessions:
         self._sessions: dict[str, float] = {}
         """When each was last seen, the latest last."""
 
-    def open(self) -> str:
-        """Return the secret of a new session."""
+    def open(self, password: str) -> str:
+        """Return the secret of a new session, which goes on for as long as this is the password."""
+        self._follow(password)
         secret = secrets.token_urlsafe(32)
         self._sessions[secret] = self._now()
         if len(self._sessions) > MOST_SESSIONS:
@@ -93,10 +96,7 @@ class Sessions:
 
     def has(self, secret: str, password: str) -> bool:
         """Whether a session goes on; all end when the password changes."""
-        digest = hashlib.sha256(password.encode()).digest()
-        if not hmac.compare_digest(digest, self._password):
-            self._sessions.clear()
-            self._password = digest
+        self._follow(password)
         seen = self._sessions.pop(secret, None)
         if seen is None or self._now() - seen > SESSION_SECONDS:
             return False
@@ -110,6 +110,12 @@ class Sessions:
     def is_token(self, given: str, secret: str) -> bool:
         """Whether a form came with the token of its session."""
         return is_equal(given, self.token(secret))
+
+    def _follow(self, password: str) -> None:
+        digest = hashlib.sha256(password.encode()).digest()
+        if not hmac.compare_digest(digest, self._password):
+            self._sessions.clear()
+            self._password = digest
 
 
 class Guesses:

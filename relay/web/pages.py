@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 import relay
 from relay.web import metrics, views, words
@@ -27,7 +28,7 @@ PATIENCE_SECONDS = 5.0
 _FOLDER = Path(__file__).parent
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 _HEADERS = {
@@ -40,6 +41,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 _COMMANDS = {"retry": "retried", "hold": "put on hold", "release": "released", "delete": "deleted"}
+_ROUTE_COMMANDS = {"pin", "forget"}
 _QUEUE_ID = re.compile(r"[0-9A-F]{1,16}")
 
 
@@ -60,7 +62,6 @@ class Pages:
         self._checkup = checkup
         self._door = door
         self._now = now
-        self._started_at = now()
         self._files = {path.name: path.read_bytes() for path in (_FOLDER / "static").iterdir()}
         self._version = hashlib.sha256(b"".join(sorted(self._files.values()))).hexdigest()[:12]
         self._templates = _load_templates()
@@ -72,6 +73,7 @@ class Pages:
             web.get("/messages", self._search),
             web.get(r"/message/{id:[0-9A-F]{1,16}}", self._message),
             web.post("/act", self._act),
+            web.post("/route", self._change_route),
             web.get("/doctor", self._doctor),
             web.post("/doctor", self._start_doctor),
             web.get("/login", self._login),
@@ -82,39 +84,37 @@ class Pages:
             web.get(r"/static/{name:[a-z.]+}", self._static),
         ]
 
+    @web.middleware
+    async def excuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Say why there is nothing to show."""
+        try:
+            return await handler(request)
+        except MissingError:
+            return self._explain(request, 404, "There is no such message, or its history is over.")
+        except AskError as error:
+            return self._explain(request, 503, str(error))
+
     # Pages
 
     async def _house(self, request: web.Request) -> web.Response:
         after = request.query.get("after", "")
-        try:
-            view = await views.show_house(
-                self._facts,
-                self._counts,
-                self._checkup,
-                self._now(),
-                started_at=self._started_at,
-                after=after if _is_id(after) else "",
-            )
-        except AskError as error:
-            return self._explain(request, 503, str(error))
+        view = await views.show_house(
+            self._facts,
+            self._counts,
+            self._checkup,
+            self._now(),
+            after=after if _is_id(after) else "",
+        )
         return self._render(request, "house.html", **view)
 
     async def _search(self, request: web.Request) -> web.Response:
         text = request.query.get("q", "").strip()[:LONGEST_SEARCH]
         before = request.query.get("before", "")
-        try:
-            view = await views.show_search(self._facts, text, before if _is_id(before) else "")
-        except AskError as error:
-            return self._explain(request, 503, str(error))
+        view = await views.show_search(self._facts, text, before if _is_id(before) else "")
         return self._render(request, "search.html", **view)
 
     async def _message(self, request: web.Request) -> web.Response:
-        try:
-            view = await views.show_one(self._facts, request.match_info["id"])
-        except MissingError:
-            return self._explain(request, 404, "There is no such message, or its history is over.")
-        except AskError as error:
-            return self._explain(request, 503, str(error))
+        view = await views.show_one(self._facts, request.match_info["id"])
         return self._render(request, "message.html", **view)
 
     async def _act(self, request: web.Request) -> web.Response:
@@ -124,12 +124,19 @@ class Pages:
         if not (command in _COMMANDS and (_is_id(queue_id) or (command == "retry" and queue_id == "all"))):
             return self._explain(request, 400, "This button is not known here.")
         chosen = {} if queue_id == "all" else {"ids": [queue_id]}
-        reply = await self._facts.ask({"command": command, **chosen})
-        if not reply["ok"]:
-            return self._explain(request, 503, str(reply["error"]))
+        reply = await ask(self._facts, {"command": command, **chosen})
         is_of_message = form.get("back") == "message" and queue_id != "all" and command != "delete"
         place = f"/message/{queue_id}" if is_of_message else "/"
         return _go_to(f"{place}?did={command}&count={int(reply['changed'])}")
+
+    async def _change_route(self, request: web.Request) -> web.Response:
+        """Keep or forget a learned route, as a button says, and go back to the first page."""
+        form: Any = await request.post()
+        command, domain = form.get("command"), form.get("domain", "")
+        if not (command in _ROUTE_COMMANDS and domain):
+            return self._explain(request, 400, "This button is not known here.")
+        await ask(self._facts, {"command": command, "domain": domain})
+        return _go_to("/#routes")
 
     async def _doctor(self, request: web.Request) -> web.Response:
         return self._render(request, "doctor.html", checkup=self._checkup)

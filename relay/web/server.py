@@ -27,7 +27,7 @@ from relay.web.facts import Facts
 from relay.web.pages import Pages, add_headers
 
 MOST_CONNECTIONS = 100
-"""Beyond them the oldest is closed: what connects and says nothing keeps nobody out."""
+"""Beyond them the oldest are closed: what connects and says nothing keeps nobody out."""
 LARGEST_FORM = 64 * 1024
 RETRY_SECONDS = 30.0
 """How often an address is tried that can't be used."""
@@ -58,7 +58,9 @@ class Web:
         self._checkup = Checkup(doctor, now)
         door = Door(names, None if settings.password is None else _reader(settings.password))
         pages = Pages(facts, counts, self._checkup, door, now)
-        self._app = web.Application(client_max_size=LARGEST_FORM, middlewares=[_contain, door.guard])
+        self._app = web.Application(
+            client_max_size=LARGEST_FORM, middlewares=[_contain, door.guard, pages.excuse]
+        )
         self._app.on_response_prepare.append(add_headers)
         self._app.add_routes(pages.routes())
         self._runner = web.AppRunner(
@@ -110,8 +112,8 @@ class Web:
 
     def _accept(self) -> asyncio.Protocol:
         connections = self._server.connections
-        if len(connections) >= MOST_CONNECTIONS:
-            connections[0].force_close()
+        for oldest in connections[: max(0, len(connections) + 1 - MOST_CONNECTIONS)]:
+            oldest.force_close()
         return self._server()
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 from relay.mail.encoded_words import read_subject
 from relay.mail.headers import header_name, split_content
+from relay.mail.learned import ANYWHERE
 from relay.web import words
 from relay.web.charts import draw_delays, draw_deliveries
 from relay.web.checkup import Checkup
@@ -50,9 +51,7 @@ async def ask(facts: Facts, request: dict[str, Any]) -> Record:
     return reply
 
 
-async def show_house(
-    facts: Facts, counts: Counts, checkup: Checkup, now: float, *, started_at: float, after: str
-) -> View:
+async def show_house(facts: Facts, counts: Counts, checkup: Checkup, now: float, *, after: str) -> View:
     """Return what the first page shows; its part of the queue comes after a queue id. Raises AskError."""
     numbers = await ask(facts, {"command": "count"})
     next_hops = sorted(facts.next_hops(), key=lambda hop: (hop["state"] != "blocked", hop["name"]))
@@ -60,8 +59,9 @@ async def show_house(
     listing = await ask(facts, {"command": "list", "limit": QUEUE_ROWS + 1, "after": after or "0"})
     queue = listing["messages"]
     recent = await ask(facts, {"command": "trace", "text": "", "limit": RECENT_ROWS})
+    learned = await ask(facts, {"command": "routes"})
     hours = counts.hours(now)
-    age = max(0.0, now - started_at)
+    age = max(0.0, now - counts.started_at)
     since = (
         f"Since the start {words.distance(-age, 0)}" if age < HOURS * 3600 else f"In the last {HOURS} hours"
     )
@@ -76,10 +76,11 @@ async def show_house(
         "is_first": not after,
         "recent": [show_message(message) for message in recent["messages"]],
         "next_hops": [_show_next_hop(hop) for hop in next_hops],
+        "learned": [_show_learned(route) for route in learned["routes"]],
         "logins": [_show_login(login, now) for login in facts.logins()],
         "deliveries": draw_deliveries(hours, since),
         "delays": draw_delays(hours),
-        "started_at": started_at,
+        "started_at": counts.started_at,
         "checkup": checkup,
     }
 
@@ -148,6 +149,12 @@ def _show_recipient(recipient: Record) -> View:
 
 def _show_next_hop(hop: Record) -> View:
     return {**hop, "called": words.name_next_hop(hop["name"]), "said": words.explain(hop["failure"])}
+
+
+def _show_learned(route: Record) -> View:
+    called = "All sites" if route["domain"] == ANYWHERE else route["domain"]
+    over = words.name_next_hop(route["via"])
+    return {**route, "called": called, "over": over, "said": words.explain(route["reply"])}
 
 
 def _show_login(login: Record, now: float) -> View:

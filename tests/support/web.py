@@ -48,10 +48,11 @@ class House:
     troubles: list[str] = field(default_factory=list)
     now: float = NOW
     changes: int = 0
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts = field(init=False)
     web: Web = field(init=False)
 
     def __post_init__(self) -> None:
+        self.counts = Counts(self.now)
         self._control = ControlServer(self.store, self._note, lambda: self.troubles)
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:

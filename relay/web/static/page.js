@@ -41,23 +41,31 @@ function show(fresh) {
 }
 
 function replace(part, other) {
-  if (part.contains(document.activeElement) && document.activeElement.matches("input, textarea")) {
-    return; // somebody is typing
-  }
   const active = part.contains(document.activeElement) ? document.activeElement : null;
-  const focused = active?.matches("summary") ? `#${active.parentElement.id} > summary` : active?.id && `#${active.id}`;
   const open = [...part.querySelectorAll("details[open]")].map((details) => details.id);
   part.replaceChildren(...other.childNodes);
   part.className = other.className;
+  part.hidden = other.hidden;
   for (const id of open) {
     const details = document.getElementById(id);
     if (details) {
       details.open = true;
     }
   }
-  if (focused) {
-    document.querySelector(focused)?.focus({ preventScroll: true });
+  if (active) {
+    counterpart(active, part)?.focus({ preventScroll: true });
   }
+}
+
+// Returns what stands in a part now for a link, a button or the head of a <details> that was focused there.
+function counterpart(active, part) {
+  if (active.matches("a")) {
+    return [...part.querySelectorAll("a")].find((link) => link.href === active.href);
+  }
+  if (active.matches("summary")) {
+    return document.getElementById(active.parentElement.id)?.querySelector("summary");
+  }
+  return document.getElementById(active.id);
 }
 
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : refresh()));
