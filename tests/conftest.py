@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -25,12 +26,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     programs = [program for marker in item.iter_markers("needs") for program in marker.args]
     lacking = [program for program in programs if shutil.which(program, path=SEARCH_PATH) is None]
     if lacking:
-        _leave_out(f"needs {', '.join(lacking)}; install it (Debian's packages are named in .ci/run)")
+        leave_out(f"needs {', '.join(lacking)}; install it (Debian's packages are named in .ci/run)")
     if item.get_closest_marker("needs_root") and os.geteuid() != 0:
-        _leave_out("needs root")
+        leave_out("needs root")
 
 
-def _leave_out(reason: str) -> None:
+def leave_out(reason: str) -> NoReturn:
+    """End a test that cannot be done here."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

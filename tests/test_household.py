@@ -238,7 +238,7 @@ async def run_fetchmail(
     folder: Path, provider: Dovecot, relay: Service, *, user: str
 ) -> subprocess.CompletedProcess[str]:
     """Run fetchmail once, by the file of the docs but for ports, names and passwords."""
-    text = (FILES / "fetchmailrc").read_text()
+    text = (FILES / "fetchmail" / "fetchmailrc").read_text()
     text = re.sub(r"(?m)^set daemon.*\n", "", text)
     text = text.partition('\npoll "pop.example.org"')[0]
     text = text.replace('"127.0.0.1/25"', f'"127.0.0.1/{relay.port}"')

@@ -239,7 +239,8 @@ async def test_a_folder_in_the_place_of_the_queue_is_told(tmp_path: Path) -> Non
     path = tmp_path / "queue.db"
     path.mkdir()
     assert await refusal(path) == (
-        f"the queue {path} can't be opened (Is a directory): see that this user may write its folder"
+        f"the queue {path} can't be opened (Is a directory): see that this user may write its folder "
+        f"(this user: {os.geteuid()})"
     )
     async with opened(tmp_path / "other.db"):
         pass

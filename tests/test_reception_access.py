@@ -89,22 +89,27 @@ def test_a_containers_gateway_is_kept_out_and_told_why() -> None:
     assert len(reply.encode()) <= 512
 
 
-@pytest.mark.parametrize("mark", [".dockerenv", "run/.containerenv"])
-def test_the_default_gateway_of_a_container_is_found(tmp_path: Path, mark: str) -> None:
-    (tmp_path / "run").mkdir()
+@pytest.mark.parametrize(
+    ("mark", "environ"),
+    [(".dockerenv", {}), ("run/.containerenv", {}), ("etc/hostname", {"container": "podman"})],
+)
+def test_the_default_gateway_of_a_container_is_found(
+    tmp_path: Path, mark: str, environ: dict[str, str]
+) -> None:
+    (tmp_path / mark).parent.mkdir(exist_ok=True)
     (tmp_path / mark).touch()
     (tmp_path / "proc/net").mkdir(parents=True)
     (tmp_path / "proc/net/route").write_text(ROUTES + DEFAULT_ROUTE)
-    assert default_gateway(tmp_path) == "172.17.0.1"
+    assert default_gateway(tmp_path, environ) == "172.17.0.1"
 
 
 def test_without_container_gateway_or_routes_there_is_nothing_to_keep_out(tmp_path: Path) -> None:
-    assert default_gateway(tmp_path) == ""
+    assert default_gateway(tmp_path, {}) == ""
     (tmp_path / ".dockerenv").touch()
-    assert default_gateway(tmp_path) == ""
+    assert default_gateway(tmp_path, {}) == ""
     (tmp_path / "proc/net").mkdir(parents=True)
     (tmp_path / "proc/net/route").write_text(ROUTES)
-    assert default_gateway(tmp_path) == ""
+    assert default_gateway(tmp_path, {}) == ""
 
 
 def test_connections_are_limited_in_total() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, deque
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -23,6 +24,8 @@ MOST_ADDRESSES = 1000
 
 _FURTHER_ROUTE = re.compile(r"[@%!]")
 _CONTAINER_MARKS = (".dockerenv", "run/.containerenv")
+_CONTAINER_VARIABLE = "container"
+"""Set by this project's image, and by podman, whose mark is not to be seen with ``--read-only``."""
 _ROUTE_IS_GATEWAY = 0x2
 
 
@@ -94,12 +97,12 @@ class Access:
         return domain in self._open_domains and not _FURTHER_ROUTE.search(local)
 
 
-def default_gateway(root: Path = Path("/")) -> str:
+def default_gateway(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> str:
     """Return the IPv4 address of a container's default gateway; "" outside a container.
 
     Port forwarding into a container makes every client, from the internet too, appear under this address.
     """
-    if not any((root / mark).exists() for mark in _CONTAINER_MARKS):
+    if _CONTAINER_VARIABLE not in environ and not any((root / mark).exists() for mark in _CONTAINER_MARKS):
         return ""
     try:
         lines = (root / "proc/net/route").read_text().splitlines()[1:]

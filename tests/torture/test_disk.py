@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import subprocess
 import time
@@ -196,7 +197,7 @@ async def test_a_disk_that_is_read_only_at_the_start_is_told(tmp_path: Path) -> 
         assert refused.status == 1
         assert refused.err == (
             f"relay: the queue {disk}/queue.db can't be opened (Read-only file system): "
-            "see that this user may write its folder\n"
+            f"see that this user may write its folder (this user: {os.geteuid()})\n"
         )
 
 
