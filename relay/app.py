@@ -177,7 +177,7 @@ class Service:
             lambda next_hop: reaches(next_hop, self.wiring.endpoints),
             time.time,
         )
-        await self._fallback.keep(wiring.next_hops)
+        await self._fallback.keep(wiring.fallbacks)
         self.manager = self._build_manager()
         self.control = ControlServer(store, self.manager.retry_now, self._find_problems)
         intake = self._build_intake()
@@ -225,7 +225,7 @@ class Service:
         self._public_name.configure(config, self._announce)
         if (config.web, config.hostname) != (old.web, old.hostname):
             await self.page.configure(config)
-        await self._fallback.keep(wiring.next_hops)
+        await self._fallback.keep(wiring.fallbacks)
         self._rejected = []
         events.configured(_name_changes(old, config))
         if _leads_elsewhere(old, config):

@@ -23,13 +23,13 @@ from relay.delivery.reports import Reporting
 from relay.mail import lifecycle
 from relay.mail.address import split_address
 from relay.mail.arrival import ArrivalRules
-from relay.mail.attempt import Attempt
+from relay.mail.attempt import Attempt, Scope
 from relay.mail.destinations import Destinations
 from relay.mail.dkim import Signer
 from relay.mail.dsn import ReportSettings
 from relay.mail.envelope import Message
 from relay.mail.header_checks import HeaderCheck, arrival_checks, external_checks
-from relay.mail.learned import NOTHING_LEARNED, Learned, detour
+from relay.mail.learned import NOTHING_LEARNED, Learned, detour, name_way
 from relay.mail.reply import Reply
 from relay.mail.rewrite import Canonical, Home, rewrite_address
 from relay.mail.route import NextHop, Route
@@ -88,7 +88,7 @@ class Wiring:
     connect: Connect
     verify: Callable[[str], Awaitable[Reply | None]]
     """Asks the mailbox server about an address, where nobody else knows."""
-    verify_sender: Callable[[str], Awaitable[Reply | None]]
+    verify_sender: Callable[[str, str], Awaitable[Reply | None]]
     """Asks DNS whether anybody outside could answer a sender."""
 
     @classmethod
@@ -101,7 +101,7 @@ class Wiring:
         home, ways = destinations.home, Ways.of(destinations)
         myself = Myself(config.hostname, config.listen)
         resolver = Resolver(myself.is_at, config.dns.nameservers, prefer=config.prefer)
-        endpoints, connect = locate_by(resolver), connect_as(config, tokens, public_name)
+        endpoints, connect = _locate_current(config, resolver), connect_as(config, tokens, public_name)
         queue, outside = config.queue, _outside_table(config)
         inside = config.sender_canonical if config.rewrite.scope == "all" else Canonical()
         signers = {domain: Signer(domain, dkim.selector, dkim.key) for domain, dkim in config.dkim.items()}
@@ -141,10 +141,10 @@ class Wiring:
         return detour(route, self.config.fallback, learned)
 
     @property
-    def next_hops(self) -> frozenset[str]:
-        """The keys of the next hops over which routes may have been learned."""
-        hops = [next_hop_of(name, smarthost) for name, smarthost in self.config.smarthost.items()]
-        return frozenset(hop.key for hop in (*hops, self.config.fallback) if hop is not None)
+    def fallbacks(self) -> frozenset[str]:
+        """The names (``name_way``) of what routes may have been learned over."""
+        fallback = self.config.fallback
+        return frozenset(self.config.smarthost) | ({name_way(fallback.key)} if fallback else set())
 
     def retry_at(self, attempt: int, now: float, number: int) -> float:
         """Return when message NUMBER is due again after an attempt."""
@@ -165,6 +165,24 @@ def locate_by(resolver: Resolver) -> Endpoints:
         if isinstance(found, Attempt):
             return found
         return [Endpoint(host.name, address) for host in found for address in host.addresses]
+
+    return endpoints
+
+
+def _locate_current(config: Config, resolver: Resolver) -> Endpoints:
+    """Return what looks up the servers of next hops, but of no smarthost that is another one now.
+
+    Mail that waited for it in memory when relay.toml changed must not go there without an account, nor with
+    that of the other: it goes back to the queue, and takes its new way.
+    """
+    locate = locate_by(resolver)
+    current = {next_hop_of(name, smarthost).key for name, smarthost in config.smarthost.items()}
+
+    async def endpoints(next_hop: NextHop) -> Sequence[Endpoint] | Attempt:
+        if next_hop.smarthost and next_hop.key not in current:
+            text = f"[smarthost.{next_hop.smarthost}] in relay.toml is another one now"
+            return Attempt(Reply(451, "4.3.5", text), Scope.SITE, next_hop=next_hop.key)
+        return await locate(next_hop)
 
     return endpoints
 
@@ -263,11 +281,11 @@ def _verify(
     return verify
 
 
-def _verify_sender(rules: SenderRules, resolver: Resolver) -> Callable[[str], Awaitable[Reply | None]]:
+def _verify_sender(rules: SenderRules, resolver: Resolver) -> Callable[[str, str], Awaitable[Reply | None]]:
     leave = lru_cache(maxsize=MOST_REMEMBERED)(rules.leave)
     silent_until = 0.0
 
-    async def verify_sender(reverse_path: str) -> Reply | None:
+    async def verify_sender(reverse_path: str, recipient: str) -> Reply | None:
         nonlocal silent_until
         domain = split_address(leave(reverse_path))[1]
         if not domain or domain.startswith("[") or time.monotonic() < silent_until:
@@ -275,6 +293,8 @@ def _verify_sender(rules: SenderRules, resolver: Resolver) -> Callable[[str], Aw
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 exists = await resolver.exists(domain)
+                if exists is False and not await resolver.knows_the_world(split_address(recipient)[1]):
+                    exists = None
         except TimeoutError:
             exists = None
         if exists is None:

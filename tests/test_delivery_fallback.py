@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from relay.mail.fallback import PATIENCE, UNREACHED
 from relay.mail.learned import ANYWHERE, LIFETIME, LearnedRoute
 from relay.mail.reply import Reply
 from relay.mail.route import Discard, NextHop, Route
+from relay.queue.selection import Selection
 from tests.support.queue import NOW
 from tests.support.rig import Rig, commands_at, messages_at, next_hop_of, rigged, settle, until
 from tests.support.site import unused_port
@@ -163,6 +165,32 @@ async def test_a_temporary_refusal_of_us_is_waited_out_for_half_an_hour(world: W
     assert list(rig.store.learned) == ["dest.test"]
 
 
+@pytest.mark.parametrize(
+    "script", [Script(greeting=(BLOCKED_FOR_NOW, DROP)), Script().but(MAIL=(BLOCKED_FOR_NOW, DROP))]
+)
+async def test_half_an_hour_is_that_of_the_site_whichever_message_asks(world: World, script: Script) -> None:
+    rig, site, isp = world
+    site.script = script
+    async with rig.running():
+        first = await deliver(rig, states=(DEFERRED,))
+        rig.now.time += PATIENCE
+        await deliver(rig)  # it is young, and finds the lane blocked, or is refused itself
+        rig.manager.retry_now()
+        await rig.until_states(first, SENT)
+    assert len(messages_at(isp)) == 2
+
+
+async def test_a_site_that_took_mail_since_is_given_half_an_hour_again(world: World) -> None:
+    rig, site, isp = world
+    async with rig.running():
+        for script, state in ((BLOCKED_FOR_NOW, DEFERRED), (OK, SENT), (BLOCKED_FOR_NOW, DEFERRED)):
+            site.script = Script().but(MAIL=script)
+            await deliver(rig, states=(state,))
+            await rig.store.delete(Selection())
+            rig.now.time += PATIENCE
+    assert not isp.sessions
+
+
 async def deliver_old(rig: Rig, received_at: float) -> None:
     message = await rig.arrive(is_fresh=True, now=received_at)
     await rig.until_states(message, SENT)
@@ -262,6 +290,42 @@ async def test_a_detour_without_room_waits_in_the_queue_and_is_reported_with_the
     assert f"{message.queue_id}: sender non-delivery notification" in caplog.text
 
 
+async def test_a_site_that_refuses_one_recipient_and_takes_the_next_has_refused_us(world: World) -> None:
+    rig, site, isp = world
+    site.script = Script().but(RCPT=lambda line: BLOCKED if b"<a" in line else OK)
+    async with rig.running():
+        await deliver(rig, "a@dest.test", "b@dest.test", states=(SENT, SENT))
+    assert len(messages_at(site)) == len(messages_at(isp)) == 1
+    assert list(rig.store.learned) == ["dest.test"]
+
+
+async def test_a_detour_that_comes_while_the_relay_stops_is_not_begun(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, site, isp = world
+    site.script = Script().but(RCPT=BLOCKED)
+    learn, learning, may_go_on = rig.store.learn, asyncio.Event(), asyncio.Event()
+
+    async def learn_slowly(route: LearnedRoute) -> None:
+        learning.set()
+        await may_go_on.wait()
+        await learn(route)
+
+    monkeypatch.setattr(rig.store, "learn", learn_slowly)
+    async with rig.running() as manager:
+        message = await rig.arrive(is_fresh=True)
+        await learning.wait()
+        closing = asyncio.create_task(manager.close(0))
+        await settle()
+        may_go_on.set()
+        await closing
+    entry = await rig.store.show(message.number)
+    assert entry is not None
+    (queued,) = entry.recipients
+    assert (queued.state, queued.next_attempt_at) == (DEFERRED, pytest.approx(time.time(), abs=60))
+    assert not isp.sessions
+
+
 # When its time is over
 
 
@@ -291,6 +355,26 @@ async def test_when_the_site_takes_mail_again_the_route_is_forgotten(
     assert len(messages_at(site)) == 2
     assert not isp.sessions
     assert "mail for dest.test goes directly again: it takes mail from us again" in caplog.text
+
+
+async def test_when_its_time_is_over_a_temporary_refusal_of_us_is_not_waited_out_again(world: World) -> None:
+    rig, site, isp = world
+    await rig.store.learn(learned_route(rig))
+    site.script = Script().but(MAIL=BLOCKED_FOR_NOW)
+    async with rig.running():
+        await deliver(rig, "a@dest.test", "b@dest.test", states=(SENT, SENT))
+    assert (len(site.sessions), len(messages_at(isp))) == (1, 1)
+    assert rig.store.learned["dest.test"].expires_at == NOW + LIFETIME
+
+
+async def test_while_port_25_is_closed_no_site_is_tried_again(world: World) -> None:
+    rig, site, isp = world
+    await rig.store.learn(learned_route(rig))
+    await rig.store.learn(replace(learned_route(rig, ANYWHERE, UNREACHED), expires_at=NOW + 1))
+    async with rig.running():
+        await deliver(rig)
+    assert not site.sessions
+    assert len(messages_at(isp)) == 1
 
 
 async def test_a_pinned_route_is_never_over(world: World) -> None:
@@ -335,6 +419,53 @@ async def test_while_other_sites_answer_a_silent_one_speaks_for_itself(world: Wo
     assert len(messages_at(isp)) == 2
 
 
+async def test_a_site_that_was_silent_long_ago_says_nothing_of_port_25(world: World) -> None:
+    rig, _, _ = world
+    await rig.store.learn(learned_route(rig, "old.test", UNREACHED))
+    rig.routes["one.test"] = Route(NextHop("one.test", unused_port(), use_mx=True, tls="none"))
+    async with rig.running():
+        await deliver(rig, "a@one.test")
+    assert sorted(rig.store.learned) == ["old.test", "one.test"]
+
+
+async def test_a_server_that_speaks_no_word_shows_that_port_25_is_open(world: World) -> None:
+    rig, site, _ = world
+    site.script = Script(greeting=DROP)
+    closed = unused_port()
+    for domain in ("one.test", "two.test"):
+        rig.routes[domain] = Route(NextHop(domain, closed, use_mx=True, tls="none"))
+    async with rig.running():
+        await deliver(rig, states=(DEFERRED,))
+        await deliver(rig, "a@one.test")
+        await deliver(rig, "a@two.test")
+    assert sorted(rig.store.learned) == ["one.test", "two.test"]
+
+
+@pytest.mark.parametrize("is_reached", [True, False])
+async def test_what_the_owner_does_while_a_site_is_looked_at_stands(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, is_reached: bool
+) -> None:
+    rig, _, _ = world
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer(_: NextHop) -> bool:
+        asked.set()
+        await may_answer.wait()
+        return is_reached
+
+    monkeypatch.setattr(rig.manager._fallback, "_reaches", answer)
+    known = learned_route(rig, ANYWHERE, UNREACHED)
+    pinned = replace(known, is_pinned=True)
+    await rig.store.learn(known)
+    async with rig.running():
+        await deliver(rig)
+        await asked.wait()
+        await rig.store.learn(pinned)
+        may_answer.set()
+        await until(lambda: not rig.manager._fallback._tasks)
+    assert rig.store.learned == {ANYWHERE: pinned}
+
+
 async def test_that_port_25_opens_is_noticed_without_delay_to_mail(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -357,6 +488,18 @@ async def test_that_port_25_is_still_closed_is_remembered_for_another_hour(world
         await rig.until_empty()
         await until(lambda: rig.store.learned[ANYWHERE].expires_at == NOW + 3600)
     assert len(messages_at(isp)) == 5
+
+
+async def test_what_was_learned_while_the_clock_was_ahead_lasts_no_longer(world: World) -> None:
+    rig, _, isp = world
+    rig.routes["gone.test"] = Route(NextHop("gone.test", unused_port(), use_mx=True, tls="none"))
+    ahead = replace(learned_route(rig, ANYWHERE, UNREACHED), learned_at=NOW + LIFETIME, expires_at=2 * NOW)
+    await rig.store.learn(ahead)
+    async with rig.running():
+        await deliver(rig, "a@gone.test")
+        await until(lambda: rig.store.learned[ANYWHERE].expires_at == NOW + 3600)
+    assert rig.store.learned[ANYWHERE].learned_at == NOW
+    assert len(messages_at(isp)) == 1
 
 
 async def test_a_site_that_dns_does_not_know_now_counts_as_not_reached(world: World) -> None:
@@ -416,3 +559,27 @@ async def test_routes_over_a_smarthost_that_is_gone_are_forgotten(world: World) 
         await rig.store.learn(route)
     await rig.manager._fallback.keep({rig.fallback.key})
     assert list(rig.store.learned) == ["dest.test"]
+
+
+async def test_a_changed_fallback_takes_the_routes_over_and_none_is_unpinned(world: World) -> None:
+    rig, _, _ = world
+    known = replace(learned_route(rig), via="isp=[smtp.isp.test]:25", is_pinned=True)
+    await rig.store.learn(known)
+    rig.fallback = NextHop("smtp.isp.test", 587, smarthost="isp")
+    await rig.manager._fallback.keep({"isp"})
+    assert rig.store.learned == {"dest.test": replace(known, via="isp=[smtp.isp.test]:587")}
+    rig.fallback = None
+    await rig.manager._fallback.keep({"isp"})
+    assert len(rig.store.learned) == 1
+
+
+async def test_a_route_that_nobody_needed_for_long_is_forgotten(world: World) -> None:
+    rig, _, _ = world
+    await rig.store.learn(learned_route(rig))
+    await rig.store.learn(replace(learned_route(rig, "kept.test"), is_pinned=True))
+    assert rig.fallback is not None
+    await rig.manager._fallback.keep({rig.fallback.key})
+    assert len(rig.store.learned) == 2
+    rig.now.time += LIFETIME
+    await rig.manager._fallback.keep({rig.fallback.key})
+    assert list(rig.store.learned) == ["kept.test"]

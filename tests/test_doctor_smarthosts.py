@@ -152,6 +152,7 @@ async def test_a_port_at_which_nobody_answers() -> None:
         ({"greeting": DROP}, "smarthost.refused", "lost connection"),
         ({"MAIL": b"553 5.7.1 not yours\r\n"}, "smarthost.sender", "553 5.7.1 not yours (in reply to MAIL"),
         ({"RCPT": b"550 5.7.1 no relaying\r\n"}, "smarthost.recipient", "550 5.7.1 no relaying (in reply"),
+        ({"RCPT": (b"550 5.7.1 go\r\n", DROP)}, "smarthost.recipient", "550 5.7.1 go (in reply"),
         ({"RCPT": DROP}, "smarthost.broken", "lost connection with mx.test[127.0.0.1] while sending RCPT"),
         ({"RSET": DROP}, "smarthost.broken", "lost connection with mx.test[127.0.0.1] while sending RSET"),
         ({"MAIL": b"rubbish\r\n"}, "smarthost.broken", "gave no valid reply while sending MAIL FROM: rub"),

@@ -138,6 +138,26 @@ async def test_a_transfer_that_has_begun_is_finished_where_it_began(tmp_path: Pa
         assert (len(deliveries(before)), deliveries(after)) == (1, [])
 
 
+async def test_what_waits_for_a_smarthost_that_is_another_one_now_goes_to_that(tmp_path: Path) -> None:
+    def smarthost(server: ScriptedServer) -> str:
+        own = f'host = "127.0.0.1"\nport = {server.port}\ntls = "none"'
+        return f'relayhost = "isp"\n[queue]\nretry = ["1s"]\n[smarthost.isp]\n{own}\n'
+
+    release = asyncio.Event()
+    slow = Script(greeting=(Wait(release), b"220 mx.test\r\n"))
+    async with ScriptedServer(slow) as before, ScriptedServer() as after:
+        async with Service(tmp_path, smarthost(before)) as relay:
+            for _ in range(2):  # before a server has answered, one connection is opened
+                await relay.send(CONTENT, "b@machin.com")
+            async with asyncio.timeout(20):
+                while not before.sessions:
+                    await asyncio.sleep(0.01)
+            await relay.configure(smarthost(after))
+            release.set()
+            await relay.emptied()
+        assert (len(deliveries(before)), len(deliveries(after))) == (1, 1)
+
+
 async def test_kept_connections_are_renewed(tmp_path: Path) -> None:
     async with ScriptedServer() as server, Service(tmp_path, via(server)) as relay:
         await relay.send(CONTENT, "b@machin.com")

@@ -83,6 +83,12 @@ def test_an_address_stands_behind_the_name_of_the_server(text: str, address: str
     assert parse_echo(text, INSIDE) == address
 
 
+@pytest.mark.parametrize("server", [OLD, f"::ffff:{OLD}"])
+def test_a_server_that_shows_its_own_address_shows_none(server: str) -> None:
+    assert parse_echo(f"mail.example [{OLD}] at your service", INSIDE, server) == ""
+    assert parse_echo(f"mail.example [{OLD}] Hello [{NEW}]", INSIDE, server) == NEW
+
+
 @given(st.text() | st.from_regex(r"\A[a-f0-9:. \[\](),\n]*\Z"))
 def test_whatever_is_found_is_a_public_address(text: str) -> None:
     found = parse_echo(text, INSIDE)

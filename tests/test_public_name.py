@@ -146,7 +146,7 @@ def test_the_commands_know_the_name(tmp_path: Path) -> None:
             relay = Service(tmp_path, AUTO + DNS)
             told = (await relay.command(*letter, "--json")).out
             assert "with EHLO gw1.maison.mrs (helo_name" in told
-            assert "the public address is not known before the relay has run)" in told
+            assert "the public address is not known yet)" in told
             report = (await relay.command("doctor", "--json")).out
             assert "the EHLO name h5.isp.example leads to 203.0.113.5" in report
             async with relay:

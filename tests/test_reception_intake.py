@@ -164,7 +164,7 @@ async def relaying(
         yield Relay(store, intake, delivery, folder / "queue.db")
 
 
-async def know_nothing(_address: str) -> Reply | None:
+async def know_nothing(*_: str) -> Reply | None:
     """Stand where nobody is asked."""
     return None
 
@@ -338,7 +338,7 @@ class TestTheSender:
     async def test_is_refused_where_a_copy_leaves_the_house(self, tmp_path: Path, address: str) -> None:
         asked = []
 
-        async def verify_sender(reverse_path: str) -> Reply | None:
+        async def verify_sender(reverse_path: str, _: str) -> Reply | None:
             asked.append(reverse_path)
             return Reply(550, "5.1.8", "<a@gw.test>: who?")
 
@@ -359,7 +359,7 @@ class TestTheSender:
     async def test_is_not_looked_up_without_need(
         self, tmp_path: Path, address: str, reverse_path: str, client: Client
     ) -> None:
-        async def verify_sender(_: str) -> Reply | None:
+        async def verify_sender(*_: str) -> Reply | None:
             raise AssertionError
 
         async with relaying(

@@ -426,6 +426,27 @@ async def test_what_this_machine_alone_knows_does_not_exist(tmp_path: Path) -> N
         assert server.queries["gw1.test", "MX"] == 0
 
 
+@pytest.mark.needs_root  # for port 53: resolv.conf can't name another
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({}, False),
+        ({"": {"NS": ["a.root-servers.net."]}}, True),
+        ({"dest.test": {"MX": ["10 mx.dest.test."]}}, True),
+        ({"": {"NS": Failure.SERVFAIL}}, False),
+    ],
+)
+async def test_a_machine_that_is_told_that_nothing_exists_knows_nothing_of_the_world(
+    tmp_path: Path, names: Mapping[str, Records | Failure], expected: bool
+) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.9.53\n")
+    async with DnsServer(names, at=("127.0.9.53", 53)) as server:
+        resolver = Resolver(nobody, hosts_file=tmp_path / "hosts", resolv_conf=tmp_path / "resolv.conf")
+        assert await resolver.exists("fre.test") is False
+        assert await resolver.knows_the_world("dest.test") is expected
+        assert await resolver_for(server).knows_the_world("dest.test")  # these are the owner's
+
+
 async def test_that_a_domain_exists_is_asked_once_in_its_ttl() -> None:
     async with DnsServer(NAMES) as server:
         clock = Clock()

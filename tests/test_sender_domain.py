@@ -14,6 +14,7 @@ import pytest
 from relay import wiring as module
 from relay.config.loading import parse_config
 from relay.oauth.tokens import Tokens
+from relay.routing.resolver import Resolver
 from relay.wiring import Wiring
 from tests.support.dns_server import DnsServer, Failure, Records
 from tests.support.service import Service, deliveries
@@ -38,7 +39,7 @@ class TestVerifySender:
     async def ask(dns: DnsServer, toml: str, *senders: str) -> list[str]:
         text = f'hostname = "gw1.maison.mrs"\n{toml}\n[dns]\nnameservers = ["{{}}:{{}}"]'.format(*dns.address)
         wiring = Wiring.of(parse_config(text, machine_name=""), Tokens({}))
-        replies = [await wiring.verify_sender(sender) for sender in senders]
+        replies = [await wiring.verify_sender(sender, "anna@free.fr") for sender in senders]
         return [str(reply) if reply else "" for reply in replies]
 
     async def test_what_dns_does_not_know_is_refused(self) -> None:
@@ -61,6 +62,16 @@ class TestVerifySender:
             replies = await self.ask(dns, toml, "root", "marc@free.fr")
         assert replies[0] == ""
         assert 'mend the entry "marc@free.fr" under [sender_canonical]' in replies[1]
+
+    async def test_name_servers_that_deny_the_whole_world_are_not_believed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def know_nothing(*_: str) -> bool:
+            return False
+
+        monkeypatch.setattr(Resolver, "knows_the_world", know_nothing)
+        async with DnsServer({}) as dns:
+            assert await self.ask(dns, "", "chris@fre.fr") == [""]
 
     async def test_an_address_without_a_name_is_not_looked_up(self) -> None:
         async with DnsServer(NAMES) as dns:

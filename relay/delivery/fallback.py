@@ -12,8 +12,16 @@ from relay import events
 from relay.delivery.agent import ADDRESSES_PER_SESSION, Endpoints
 from relay.mail.attempt import Attempt
 from relay.mail.envelope import Recipient
-from relay.mail.fallback import UNREACHED, find_reason
-from relay.mail.learned import ANYWHERE, LIFETIME, Learned, LearnedRoute, find_learned, may_detour
+from relay.mail.fallback import PATIENCE, UNREACHED, find_reason
+from relay.mail.learned import (
+    ANYWHERE,
+    LIFETIME,
+    Learned,
+    LearnedRoute,
+    find_learned,
+    may_detour,
+    name_way,
+)
 from relay.mail.route import NextHop, Route
 
 SILENCE_LIFETIME = 3600.0
@@ -22,8 +30,8 @@ PROBE_SECONDS = 3600.0
 """How long one message or look-up decides for all whether a site takes mail from us again."""
 OPEN_SECONDS = 3600.0
 """How long port 25 counts as open after a site was reached."""
-
-
+PUT_OFF_SECONDS = 86400.0
+"""How long it is remembered that a site put us off: then it may have other reasons."""
 LOOK_SECONDS = 30.0
 """How long a server may take to answer at its port before it counts as not reached."""
 
@@ -56,29 +64,26 @@ class Fallback:
         self._now = now
         self._answered_at = -math.inf
         """When a site was last spoken to directly."""
+        self._put_off: dict[str, float] = {}
+        """Since when a site refuses us temporarily: one message after the other may probe a blocked lane."""
         self._probed: dict[str, float] = {}
         """When the one direct attempt at a site began whose time is over."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         """Held while something is learned: many messages meet the same refusal at once."""
 
-    @property
-    def is_set(self) -> bool:
-        """Whether there is one."""
-        return self._via() is not None
-
     def begin(self, route: Route) -> Route:
         """Return the route that mail takes now: the direct one, once, where what was learned is to be tried.
 
         Where a site did not answer, it is looked whether it does, and the mail does not wait for that.
         """
-        if route.instead_of is None:
+        now = self._now()
+        if route.instead_of is None or self._is_closed(now):
             return route
         known = find_learned(self._memory.learned, route.instead_of.host)
-        now = self._now()
         if known is None or not known.is_expired(now):
             return route
-        if now - self._probed.get(known.domain, -math.inf) < PROBE_SECONDS:
+        if 0 <= now - self._probed.get(known.domain, -math.inf) < PROBE_SECONDS:
             return route
         self._probed[known.domain] = now
         if known.reason != UNREACHED:
@@ -99,20 +104,30 @@ class Fallback:
             if via is None or attempt is None or not may_detour(route):
                 continue
             assert isinstance(route.via, NextHop)
-            if not attempt.is_unreachable and (attempt.is_remote or attempt.remote_reply):
+            if attempt.host:
                 self._answered_at = self._now()
-            if reason := find_reason(attempt, age):
+            site = route.via.host
+            if reason := find_reason(attempt, max(age, self._note_patience(site, attempt))):
                 async with self._lock:
-                    await self._learn(route.via.host, via, reason, attempt)
+                    await self._learn(site, via, reason, attempt)
                 detours[recipient] = Route(via, rule=("fallback",), instead_of=route.via)
-            elif attempt.reply.is_positive and route.via.host in self._memory.learned:
-                await self._forget([route.via.host], "it takes mail from us again")
+            elif attempt.reply.is_positive and self._is_over(site):
+                await self._forget([site], "it takes mail from us again")
         return detours
 
-    async def keep(self, next_hops: Collection[str]) -> None:
-        """Forget the routes over next hops that relay.toml does not name any more; ``NextHop.key`` each."""
-        gone = [route.domain for route in self._memory.learned.values() if route.via not in next_hops]
+    async def keep(self, names: Collection[str]) -> None:
+        """Forget the routes over what relay.toml does not name any more, and those long out of use.
+
+        ``names`` are those of ``name_way``. The others lead over the fallback, whatever it was before.
+        """
+        via, routes, past = self._via(), list(self._memory.learned.values()), self._now() - LIFETIME
+        gone = [route.domain for route in routes if name_way(route.via) not in names]
         await self._forget(gone, "its smarthost is no longer in relay.toml")
+        unused = [route.domain for route in routes if not route.is_pinned and route.expires_at <= past]
+        await self._forget(unused, "no mail went there")
+        for route in [*self._memory.learned.values()]:
+            if via is not None and route.via != via.key:
+                await self._renew(replace(route, via=via.key))
 
     async def close(self) -> None:
         """Break off the look-ups that are under way."""
@@ -120,9 +135,32 @@ class Fallback:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _note_patience(self, site: str, attempt: Attempt) -> float:
+        """Take note of an attempt, and return for how long refusals of a site have been waited out."""
+        if site in self._memory.learned:
+            return PATIENCE
+        now = self._now()
+        if attempt.reply.is_positive:
+            self._put_off.pop(site, None)
+        elif not attempt.is_unreachable and find_reason(attempt, PATIENCE):
+            self._put_off = {name: at for name, at in self._put_off.items() if now < at + PUT_OFF_SECONDS}
+            self._put_off.setdefault(site, now)
+        return now - self._put_off.get(site, now)
+
+    def _is_over(self, domain: str) -> bool:
+        """Whether a site is one that refused us, and whose time is over: a direct attempt is the trial."""
+        known = self._memory.learned.get(domain)
+        return known is not None and known.is_expired(self._now())
+
+    def _is_closed(self, now: float) -> bool:
+        """Whether port 25 is closed for all: then no site is tried directly."""
+        known = self._memory.learned.get(ANYWHERE)
+        return known is not None and not known.is_expired(now)
+
     async def _learn(self, domain: str, via: NextHop, reason: str, attempt: Attempt) -> None:
         now = self._now()
-        silent = [] if reason != UNREACHED or now < self._answered_at + OPEN_SECONDS else self._find_silent()
+        is_open = 0 <= now - self._answered_at < OPEN_SECONDS
+        silent = [] if reason != UNREACHED or is_open else self._find_silent(now)
         if set(silent) - {domain}:
             domain = ANYWHERE
         known = self._memory.learned.get(domain)
@@ -140,12 +178,12 @@ class Fallback:
         if domain == ANYWHERE:
             await self._forget(silent, "")  # all of them are meant now
 
-    def _find_silent(self) -> list[str]:
-        """Return the sites that could not be reached either."""
+    def _find_silent(self, now: float) -> list[str]:
+        """Return the sites that could not be reached lately either."""
         return [
             route.domain
             for route in self._memory.learned.values()
-            if route.reason == UNREACHED and not route.is_pinned
+            if route.reason == UNREACHED and not (route.is_pinned or route.is_expired(now))
         ]
 
     async def _forget(self, domains: Collection[str], why: str) -> None:
@@ -162,12 +200,17 @@ class Fallback:
                 events.forgotten(route.domain, why)
 
     async def _probe(self, known: LearnedRoute, site: NextHop) -> None:
-        if await self._reaches(site):
-            self._answered_at = self._now()
+        is_reached = await self._reaches(site)
+        now = self._now()
+        if is_reached:
+            self._answered_at = now
+        if self._memory.learned.get(known.domain) != known:
+            return  # the owner pinned or forgot it meanwhile
+        if is_reached:
             await self._forget([known.domain], "port 25 can be reached again")
         else:
-            now = self._now()
-            await self._renew(replace(known, expires_at=now + SILENCE_LIFETIME))
+            begun_at = min(known.learned_at, now)
+            await self._renew(replace(known, learned_at=begun_at, expires_at=now + SILENCE_LIFETIME))
 
     async def _renew(self, route: LearnedRoute) -> None:
         try:

@@ -33,6 +33,7 @@ class Lanes:
         self._now = now
         self._free = free
         self._lanes: dict[NextHop, Lane] = {}
+        self._is_closing = False
         self.is_crowded = False
         """Whether a lane was given no room for the sake of the others: a message that is done makes some."""
 
@@ -44,6 +45,8 @@ class Lanes:
     def submit(self, via: Via, transfer: Transfer) -> list[tuple[Recipient, Attempt]]:
         """Take a transfer by a route; return the recipients that find no room, with what they wait for."""
         match via:
+            case NextHop() if self._is_closing:
+                transfer.fail(None)
             case NextHop():
                 return self._submit_to_lane(self._lane(via), transfer)
             case Mailbox():
@@ -96,6 +99,7 @@ class Lanes:
 
     async def close(self, grace_seconds: float) -> None:
         """Give up what waits, let what has begun finish within the grace, then abort it."""
+        self._is_closing = True  # a detour may ask for a lane that is not there yet
         lanes = (lane.close(grace_seconds) for lane in self._lanes.values())
         await asyncio.gather(self._maildirs.close(grace_seconds), *lanes)
 

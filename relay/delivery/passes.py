@@ -203,7 +203,8 @@ class Passes:
                 claim = replace(claim, message=lifecycle.rejuvenate(claim.message, jump))
                 jumped += jump
                 self._books.due(0.0)
-            detours = await self._find_detours(claim, routes, known) if self._fallback.is_set else {}
+            age = lifecycle.age(claim.message, self._now())
+            detours = await self._fallback.find_detours(routes, known, age)
             left -= len(known) - len(detours)
             given_up += [recipient.index for recipient, attempt in known.items() if attempt is None]
             fresh = self._judge(claim, known, detours, started_at)
@@ -215,12 +216,6 @@ class Passes:
             turned_away = self._submit(claim, detours, results) if detours else ()
         if given_up:
             await self._give_back(claim, given_up)
-
-    async def _find_detours(
-        self, claim: Claim, routes: Mapping[Recipient, Route], known: Mapping[Recipient, Attempt | None]
-    ) -> dict[Recipient, Route]:
-        """Return whose mail goes on over the fallback."""
-        return await self._fallback.find_detours(routes, known, lifecycle.age(claim.message, self._now()))
 
     def _judge(
         self,

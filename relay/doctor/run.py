@@ -94,9 +94,13 @@ class _Examination:
         myself = Myself(config.hostname, config.listen)
         resolver = Resolver(myself.is_at, config.dns.nameservers, timeout=DNS_SECONDS)
         settings = ClientSettings(
-            last_helo_name(config), config.hostname, TIMEOUTS, account_of(config, Tokens(self._accounts))
+            last_helo_name(config),
+            config.hostname,
+            TIMEOUTS,
+            account_of(config, Tokens(self._accounts)),
+            self._note,
         )
-        open_trial = opener(locate_by(resolver), settings, self._note)
+        open_trial = opener(locate_by(resolver), settings)
         return {
             "DNS": _together(
                 nameservers.check_works(ask), nameservers.check_honesty(ask, secrets.token_hex(6))
@@ -134,8 +138,8 @@ class _Examination:
             },
         }
 
-    def _note(self, hello: Reply) -> None:
-        if shown := parse_echo(hello.text, INSIDE):
+    def _note(self, server: str, hello: Reply) -> None:
+        if shown := parse_echo(hello.text, INSIDE, server):
             self._heard.add(shown)
 
     async def _look_at_service(self) -> list[Finding]:

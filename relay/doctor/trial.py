@@ -58,7 +58,7 @@ class Trial(Connection):
         return (cipher.version() if cipher else None) or ""
 
     async def rehearse(self, sender: str, recipient: str) -> Attempt:
-        """Return the reply to RCPT, or to MAIL where that is refused; RSET takes the transaction back."""
+        """Return the reply to RCPT, or to MAIL where that is refused; a transaction is taken back."""
         dialogue, offers = self._dialogue, self.offers
         to = Recipient(recipient)
         envelope = Envelope(sender, (to,))
@@ -74,7 +74,7 @@ class Trial(Connection):
                 self._protocol.write(line)
                 reply = await dialogue.read(TIMEOUTS.rcpt)
                 if not reply.is_positive:
-                    break
+                    return dialogue.answer(reply)  # some hang up now: QUIT is enough
             attempt = dialogue.answer(reply)
             dialogue.enter("sending RSET")
             self._protocol.write(b"RSET\r\n")
@@ -90,7 +90,7 @@ Locate = Callable[[NextHop], Awaitable[Sequence[Endpoint] | Attempt]]
 """Looks up the servers of a next hop."""
 
 
-def opener(locate: Locate, settings: ClientSettings, note: Callable[[Reply], None]) -> Open:
+def opener(locate: Locate, settings: ClientSettings, note: Callable[[Reply], None] = lambda _: None) -> Open:
     """Return what opens sessions; ``note`` is given what each server says to EHLO."""
 
     async def open_trial(next_hop: NextHop) -> Trial | Attempt:

@@ -145,8 +145,8 @@ def _outlets(wiring: Wiring, kept: _Kept) -> Outlets:
     """Return those of the service, but for the queue, and for delivery, which hears of nothing."""
     access, ways = wiring.access, wiring.ways
 
-    async def verify_sender(reverse_path: str) -> Reply | None:
-        kept.sender_refusal = await wiring.verify_sender(reverse_path)
+    async def verify_sender(reverse_path: str, recipient: str) -> Reply | None:
+        kept.sender_refusal = await wiring.verify_sender(reverse_path, recipient)
         return kept.sender_refusal
 
     return Outlets(

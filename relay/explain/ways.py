@@ -92,7 +92,7 @@ class Ways:
         elif known.address:
             why = f"{known.address} has no name that leads back to it"
         else:
-            why = "the public address is not known before the relay has run"
+            why = "the public address is not known yet"
         name = known.helo_name(self._config.hostname)
         return f", with EHLO {name} ({self._citing.cite('helo_name')}: {why})"
 

@@ -19,9 +19,9 @@ class LearnedRoute:
     """Mail for a domain goes over the fallback, and why."""
 
     domain: str
-    """Folded; or ANYWHERE."""
+    """In lower case; or ANYWHERE."""
     via: str
-    """``NextHop.key`` of the fallback of that time: the route goes when relay.toml names it no more."""
+    """``NextHop.key`` of the fallback: the route goes when relay.toml does not name that any more."""
     reason: str
     """In a few words: ``blocklist``, ``reverse DNS``, ``port 25 closed``."""
     reply: str
@@ -33,8 +33,8 @@ class LearnedRoute:
     """Whether the owner wants it kept for ever."""
 
     def is_expired(self, now: float) -> bool:
-        """Whether the site is to be tried directly once more."""
-        return not self.is_pinned and now >= self.expires_at
+        """Whether the site is to be tried directly once more, also as the clock has been set back since."""
+        return not (self.is_pinned or self.learned_at <= now < self.expires_at)
 
 
 Learned = Mapping[str, LearnedRoute]
@@ -45,6 +45,11 @@ NOTHING_LEARNED: Learned = MappingProxyType({})
 def may_detour(route: Route) -> bool:
     """Whether mail may leave a route for the fallback: no line of relay.toml chose it, and it goes by MX."""
     return not route.rule and isinstance(route.via, NextHop) and route.via.use_mx
+
+
+def name_way(via: str) -> str:
+    """Return the name of the smarthost that a next hop's key is of; the key itself where it is of none."""
+    return via.rpartition("=")[0] or via
 
 
 def find_learned(learned: Learned, domain: str) -> LearnedRoute | None:

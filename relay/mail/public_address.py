@@ -51,14 +51,16 @@ class Known:
 # The address
 
 
-def parse_echo(text: str, inside: Sequence[IPv4Network | IPv6Network]) -> str:
+def parse_echo(text: str, inside: Sequence[IPv4Network | IPv6Network], server: str = "") -> str:
     """Return the client's address that a reply to EHLO or HELO shows, "" where there is none that is public.
 
     ``text`` is the reply without its codes. RFC 5321 section 4.1.1.1 leaves it to the server whether it says
-    more than its name; where it does, the client's address comes last.
+    more than its name; where it does, the client's address comes last. Some show their own, that is the
+    address ``server``.
     """
     shown = (read_public(found, inside) for found in reversed(_ECHO.findall(text.partition("\n")[0])))
-    return next(filter(None, shown), "")
+    last = next(filter(None, shown), "")
+    return "" if last == read_public(server, inside) else last
 
 
 def read_public(text: str, inside: Sequence[IPv4Network | IPv6Network]) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 
 from relay import events
 from relay.files import short_name
-from relay.mail.address import fold
 from relay.mail.attempt import State
 from relay.mail.envelope import LARGEST_NUMBER, parse_queue_id
 from relay.mail.learned import Learned, LearnedRoute
@@ -98,7 +97,7 @@ async def _act(store: Store, command: str, request: Mapping[str, Any]) -> dict[s
 
 
 async def _change_learned(store: Store, command: str, domain: str) -> dict[str, Any]:
-    route = store.learned.get(fold(domain))
+    route = store.learned.get(domain.lower())
     if route is None:
         return {"ok": False, "error": f"no route was learned for {domain}"}
     if command == "pin":

@@ -72,7 +72,7 @@ class Outlets:
     """The way to an address for mail of a sender, a refusal where there is none."""
     verify: Callable[[str], Awaitable[Reply | None]]
     """Why the server that keeps the mailboxes refuses an address, None where it or nobody is to be asked."""
-    verify_sender: Callable[[str], Awaitable[Reply | None]]
+    verify_sender: Callable[[str, str], Awaitable[Reply | None]]
     """Why nobody outside could answer a reverse-path as given, None where that is not known."""
     has_room: Callable[[Envelope], bool]
     """Whether delivery takes one more message from memory."""
@@ -159,10 +159,10 @@ class Intake:
         """Return why a sender is refused where mail for these addresses leaves the house."""
         if not (reverse_path and self.outlets.is_ours(client)):
             return None
-        routes = (self.outlets.route(address, "") for address in addresses)
-        if not any(isinstance(route.via, NextHop) and not route.internal for route in routes):
-            return None
-        return await self.outlets.verify_sender(reverse_path)
+        routes = ((address, self.outlets.route(address, "")) for address in addresses)
+        outside = (a for a, route in routes if isinstance(route.via, NextHop) and not route.internal)
+        recipient = next(outside, None)
+        return None if recipient is None else await self.outlets.verify_sender(reverse_path, recipient)
 
 
 class Arrival:

@@ -124,12 +124,12 @@ class PublicName:
     def hear(self, server: str, hello: Reply) -> None:
         """Take note of what the mail server at an IP address replied to EHLO or HELO.
 
-        A server that is inside knows nothing; and some show their own address.
+        A server that is inside knows nothing.
         """
         if self._task is None:
             return
-        server, shown = read_public(server, self._inside), parse_echo(hello.text, self._inside)
-        if not server or shown in {"", server}:
+        server, shown = read_public(server, self._inside), parse_echo(hello.text, self._inside, server)
+        if not (server and shown):
             return
         known, echo = self._memory.known, (server, shown)
         is_news = shown != known.address and echo not in self._heard

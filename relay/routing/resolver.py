@@ -35,7 +35,7 @@ MAX_TTL = 86400
 MAX_EXCHANGERS = 10
 """Mail exchangers of one domain that are looked up at most."""
 
-_RecordType = Literal["MX", "A", "AAAA", "PTR"]
+_RecordType = Literal["MX", "A", "AAAA", "PTR", "NS"]
 _OF_SENDERS: Sequence[_RecordType] = ("MX", "A", "AAAA")
 _Question = tuple[str, _RecordType]
 
@@ -145,7 +145,7 @@ class Resolver:
         """Return whether a domain of a sender is in the world's DNS; None where that is not known now.
 
         Its MX or addresses are asked for, and a null MX (RFC 7505) is one. /etc/hosts, a search list and
-        private addresses count for nothing: nobody else has them, and a house's name server may know the house.
+        private addresses count for nothing: nobody else has them, and the name server of a house may know it.
         """
         name = domain.lower() if "." in domain else f"{domain.lower()}."
         for record_type in _OF_SENDERS:
@@ -155,6 +155,17 @@ class Resolver:
             if not all(record_type != "MX" and _is_private(text) for text in answer.texts):
                 return True
         return False
+
+    async def knows_the_world(self, domain: str) -> bool:
+        """Return whether a domain that the name servers deny may be taken for one that does not exist.
+
+        So it is where the owner named them, or they know the root of the DNS or this other domain. A machine
+        that is offline may be told of everything that it does not exist.
+        """
+        if self._nameservers:
+            return True
+        root = await self._ask(".", "NS")
+        return bool(root.records) or bool(await self.exists(domain))
 
     async def ptr(self, address: str) -> list[str]:
         """Return the names that an address claims to have; none where the look-up fails."""
