@@ -39,6 +39,8 @@ local = "somebody"
     [
         ("", True),
         ('relayhost = "[10.0.0.5]"', False),
+        ('fallback = "[10.0.0.5]"', False),
+        ('fallback = "[10.0.0.5]"\n[transport]\n"a.test" = "mx"', True),
         ('[transport]\n"*" = "[10.0.0.5]"', False),
         ('[transport]\n"a.test" = "[10.0.0.5]"', True),
         ('relayhost = "[10.0.0.5]"\n[transport]\n"a.test" = "mx"', True),

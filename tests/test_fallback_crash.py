@@ -33,8 +33,8 @@ nameservers = ["{dns}"]
     [
         ("before-commit", LEARN, 2, 1),
         ("after-commit", LEARN, 1, 1),
-        ("before-commit", OUTCOME, 1, 1),
-        ("after-commit", OUTCOME, 1, 1),
+        ("before-commit", OUTCOME, 2, 1),
+        ("after-commit", OUTCOME, 2, 1),
     ],
 )
 async def test_a_detour_is_taken_up_again(

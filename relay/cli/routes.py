@@ -70,7 +70,12 @@ def _forget(args: argparse.Namespace) -> int:
 
 def _describe(route: Mapping[str, Any]) -> str:
     since, until = _day(route["learned_at"]), route["expires_at"]
-    end = "pinned" if until is None else f"until {_day(until)}"
+    if until is None:
+        end = "pinned"
+    elif until <= time.time():
+        end = "until the next message, which tries the site directly"
+    else:
+        end = f"until {_day(until)}"
     head = f"{route['domain']}  {route['reason']}, {since}; over {route['via']} {end}"
     return f"{make_plain(head)}\n    {make_plain(route['reply'])}"
 

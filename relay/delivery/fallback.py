@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from relay import events
@@ -45,6 +45,18 @@ class Memory(Protocol):
     async def learn(self, route: LearnedRoute) -> None: ...
 
     async def forget(self, domains: Iterable[str]) -> Sequence[LearnedRoute]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What an attempt tells about a site."""
+
+    site: str
+    reason: str
+    """Why it does not take mail from us; "" where it does again."""
+    attempt: Attempt
+    via: NextHop
+    """Where the mail goes on."""
 
 
 class Fallback:
@@ -91,29 +103,41 @@ class Fallback:
         self._start(self._probe(known, route.instead_of))
         return route
 
-    async def find_detours(
+    def judge(
         self, routes: Mapping[Recipient, Route], known: Mapping[Recipient, Attempt | None], age: float
-    ) -> dict[Recipient, Route]:
-        """Return the recipients whose mail goes on over the fallback, of those of an attempt of one message.
+    ) -> tuple[dict[Recipient, Route], list[Lesson]]:
+        """Return whose mail goes on over the fallback, of the recipients of a message, and what is learned.
 
-        What that teaches is remembered first; mail takes the detour also where that fails.
+        ``known`` are attempts on ``routes``; the message is ``age`` seconds old.
         """
         detours: dict[Recipient, Route] = {}
+        lessons: list[Lesson] = []
+        via = self._via()
+        if via is None:
+            return detours, lessons
         for recipient, attempt in known.items():
-            via, route = self._via(), routes[recipient]
-            if via is None or attempt is None or not may_detour(route):
+            route = routes[recipient]
+            if attempt is None or not may_detour(route):
                 continue
             assert isinstance(route.via, NextHop)
             if attempt.host:
                 self._answered_at = self._now()
             site = route.via.host
             if reason := find_reason(attempt, max(age, self._note_patience(site, attempt))):
-                async with self._lock:
-                    await self._learn(site, via, reason, attempt)
                 detours[recipient] = Route(via, rule=("fallback",), instead_of=route.via)
+                lessons.append(Lesson(site, reason, attempt, via))
             elif attempt.reply.is_positive and self._is_over(site):
-                await self._forget([site], "it takes mail from us again")
-        return detours
+                lessons.append(Lesson(site, "", attempt, via))
+        return detours, lessons
+
+    async def learn(self, lessons: Iterable[Lesson]) -> None:
+        """Remember what attempts have taught; where that fails the next one teaches it."""
+        for lesson in lessons:
+            if not lesson.reason:
+                await self._forget([lesson.site], "it takes mail from us again")
+                continue
+            async with self._lock:
+                await self._learn(lesson)
 
     async def keep(self, names: Collection[str]) -> None:
         """Forget the routes over what relay.toml does not name any more, and those long out of use.
@@ -157,8 +181,8 @@ class Fallback:
         known = self._memory.learned.get(ANYWHERE)
         return known is not None and not known.is_expired(now)
 
-    async def _learn(self, domain: str, via: NextHop, reason: str, attempt: Attempt) -> None:
-        now = self._now()
+    async def _learn(self, lesson: Lesson) -> None:
+        domain, reason, now = lesson.site, lesson.reason, self._now()
         is_open = 0 <= now - self._answered_at < OPEN_SECONDS
         silent = [] if reason != UNREACHED or is_open else self._find_silent(now)
         if set(silent) - {domain}:
@@ -167,7 +191,8 @@ class Fallback:
         if known is not None and not known.is_expired(now):
             return  # another message has met the same
         lifetime = SILENCE_LIFETIME if reason == UNREACHED else LIFETIME
-        learned = LearnedRoute(domain, via.key, reason, attempt.explain(), now, now + lifetime)
+        reply = lesson.attempt.explain()
+        learned = LearnedRoute(domain, lesson.via.key, reason, reply, now, now + lifetime)
         try:
             await self._memory.learn(learned)
         except Exception as error:

@@ -204,7 +204,7 @@ class Passes:
                 jumped += jump
                 self._books.due(0.0)
             age = lifecycle.age(claim.message, self._now())
-            detours = await self._fallback.find_detours(routes, known, age)
+            detours, lessons = self._fallback.judge(routes, known, age)
             left -= len(known) - len(detours)
             given_up += [recipient.index for recipient, attempt in known.items() if attempt is None]
             fresh = self._judge(claim, known, detours, started_at)
@@ -212,6 +212,7 @@ class Passes:
             fresh += self._keep_booked(claim, known, detours, started_at)
             if fresh:
                 await self._save(claim, fresh, None if left else outcomes)
+            await self._fallback.learn(lessons)
             routes |= detours
             turned_away = self._submit(claim, detours, results) if detours else ()
         if given_up:

@@ -17,10 +17,10 @@ SOMEBODY = "somebody@relay-doctor.invalid"
 
 
 def goes_direct(config: Config) -> bool:
-    """Whether some mail goes to the recipients' own mail exchangers."""
+    """Whether some mail has no other way than to the recipients' own mail exchangers."""
     if any(isinstance(entry.via, ByMx) for entry in config.transport.values()):
         return True
-    return config.relayhost is None and ANY not in config.transport
+    return config.relayhost is None and config.fallback is None and ANY not in config.transport
 
 
 def hops_of(config: Config) -> dict[str, NextHop]:

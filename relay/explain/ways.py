@@ -133,8 +133,13 @@ def _tell_reason(domain: str, learned: Learned) -> str:
         why = "no site was reached at port 25"
     else:
         why = f"no server of {domain} was reached at port 25"
-    end = "pinned" if route.is_pinned else f"until {_day(route.expires_at)}"
-    return f"; learned on {_day(route.learned_at)}, {end}: {why}: {route.reply}"
+    if route.is_pinned:
+        end = ", pinned"
+    elif route.is_expired(time.time()):
+        end = "; the next message tries it directly"
+    else:
+        end = f", until {_day(route.expires_at)}"
+    return f"; learned on {_day(route.learned_at)}{end}: {why}: {route.reply}"
 
 
 def _day(at: float) -> str:

@@ -68,7 +68,12 @@ _ROWS: tuple[_Row, ...] = (
     # Google says "unsolicited mail" of what is in a message, too.
     _row(Target.MESSAGE, "spam", r"of your url domains"),
     # What a reply says of dynamic addresses and reverse names comes before the list that it has it from.
-    _row(Target.SENDER, "dynamic address", r"dynamic ip|email directly to our servers"),
+    _row(
+        Target.SENDER,
+        "dynamic address",
+        r"dynamic(?:ally assigned)? (?:\(\w{1,20}\) )?(?:ip|address|host|range)|residential ip|dial-?up",
+        r"email directly to our servers",
+    ),
     _row(
         Target.SENDER,
         "reverse DNS",

@@ -264,9 +264,8 @@ class Resolver:
                 query_name, record_type, search=True, raise_on_no_answer=False
             )
         except dns.resolver.NXDOMAIN as error:
-            ttl = min(
-                response.resolve_chaining().minimum_ttl for response in error.kwargs["responses"].values()
-            )
+            responses = error.kwargs["responses"].values()
+            ttl = min((response.resolve_chaining().minimum_ttl for response in responses), default=0)
             return _Answer((), _Problem.NOT_FOUND, self._expiry(ttl))
         except dns.resolver.NoResolverConfiguration:
             return _Answer(problem=_Problem.NO_NAMESERVER)
