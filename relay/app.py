@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import relay
-from relay import events
+from relay import events, log
 from relay.alerts.alerts import Alerts
 from relay.config.model import Config
 from relay.config.problems import ConfigError
@@ -220,7 +220,7 @@ class Service:
         self.recorder.configure(wiring.reporting)
         self._departures.configure(wiring.departure)
         self.manager.configure(wiring.clock, has_postmaster=bool(config.postmaster))
-        events.configure_logging(config.log)
+        log.configure(config.log)
         self.alerts.configure(config)
         self._public_name.configure(config, self._announce)
         if (config.web, config.hostname) != (old.web, old.hostname):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relay import events
+from relay import log
 from relay.config.model import Config
 from relay.delivery.lane import Health
 from relay.delivery.manager import Manager
@@ -97,11 +97,11 @@ class Page:
 
             if self._counts is None:
                 self._counts = Counts(time.time())
-                events.observe(self._counts)
+                log.observe(self._counts)
             self._web = Web(config.web, self._status, self._counts, names=_names(config), doctor=self._doctor)
             await self._web.start()
         elif self._counts is not None:
-            events.ignore(self._counts)
+            log.ignore(self._counts)
             self._counts = None
 
     async def close(self) -> None:

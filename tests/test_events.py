@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import events
+from relay import log as logs
 from relay.config.model import Log
 from relay.mail.attempt import Attempt, State
 from relay.mail.envelope import Client, Envelope, Message, Recipient
@@ -115,7 +116,7 @@ def log(form: Any, *calls: Call, level: Any = "debug") -> list[str]:
     buffer = io.BytesIO()
     stdout, sys.stdout = sys.stdout, io.TextIOWrapper(buffer, "ascii")
     try:
-        events.configure_logging(Log(form, level))
+        logs.configure(Log(form, level))
         for event, arguments in calls:
             event(*arguments)
         output = buffer.getvalue()
@@ -144,11 +145,7 @@ def test_every_event_is_tried_with_hostile_text() -> None:
         for name, function in inspect.getmembers(events, inspect.isfunction)
         if function.__module__ == events.__name__ and not name.startswith("_")
     }
-    assert {event for event, _ in every_event("")} == public - {
-        events.configure_logging,
-        events.observe,
-        events.ignore,
-    }
+    assert {event for event, _ in every_event("")} == public
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -186,12 +183,12 @@ class Observer(logging.Handler):
 def test_an_observer_is_told_whatever_the_log_shows() -> None:
     observer = Observer()
     stopped, warned = (events.stopped, ()), (events.warned, ("the disk is full",))
-    events.observe(observer)
+    logs.observe(observer)
     try:
         assert len(log("text", stopped, (events.connected, (CLIENT,)), warned, level="warning")) == 1
         assert observer.seen == ["stopped", "warning"]
     finally:
-        events.ignore(observer)
+        logs.ignore(observer)
     assert len(log("text", stopped, warned, level="warning")) == 1
     assert observer.seen == ["stopped", "warning"]
 
@@ -370,7 +367,7 @@ class TestLevels:
 def test_standard_output_that_is_no_file_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
-    events.configure_logging(Log())
+    logs.configure(Log())
     events.removed("3F")
     assert stream.getvalue().endswith(" 3F: removed\n")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay import events
+from relay import events, log
 from relay.mail.attempt import Attempt, State
 from relay.mail.envelope import Client, Envelope, Message, Recipient
 from relay.mail.reply import Reply
@@ -23,9 +23,9 @@ TAKEN = Attempt(Reply(250, "2.0.0", "ok"), next_hop="x.test:25")
 @pytest.fixture
 def counts() -> Iterator[Counts]:
     counts = Counts(NOW)
-    events.observe(counts)
+    log.observe(counts)
     yield counts
-    events.ignore(counts)
+    log.ignore(counts)
 
 
 def attempted(state: State, next_hop: str = "x.test:25", seconds: float = 0.3) -> None:

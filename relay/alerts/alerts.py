@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from relay import events
+from relay import events, log
 from relay.alerts import command, webhook
 from relay.alerts.alert import Alert, AlertError, make_plain
 from relay.alerts.conditions import PATIENCE_SECONDS, Conditions, Facts, judge, leaves, logins_in
@@ -119,12 +119,12 @@ class Alerts:
         known = {cause: text for way in self._ways for cause, text in way.told.items()}
         self._conditions = Conditions(known)
         self._ears = Ears(logins_in(known))
-        events.observe(self._ears)
+        log.observe(self._ears)
         self._task = asyncio.create_task(self._run(), name="alerts")
 
     def _stop(self) -> None:
         if self._task is not None:
-            events.ignore(self._ears)
+            log.ignore(self._ears)
             self._task.cancel()
             self._task = None
 

@@ -6,10 +6,10 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from relay import log
 from relay.app import run
 from relay.cli.options import add_config_option, load_chosen_config
 from relay.config.loading import find_config
-from relay.events import configure_logging
 from relay.watch import Watch
 
 if TYPE_CHECKING:
@@ -28,5 +28,5 @@ def add_parser(subparsers: Subparsers) -> None:
 def _serve(args: argparse.Namespace) -> int:
     watch = Watch(find_config(args.config, os.environ))  # first: what changes from now on is noticed
     config = load_chosen_config(args)
-    configure_logging(config.log)
+    log.configure(config.log)
     return run(config, lambda: load_chosen_config(args), watch)

@@ -58,7 +58,7 @@ class Hour:
 
 
 class Counts(logging.Handler):
-    """Counts events; add it with ``events.observe``."""
+    """Counts events; add it with ``log.observe``."""
 
     def __init__(self, started_at: float) -> None:
         """``started_at``: since when it counts, in epoch seconds."""

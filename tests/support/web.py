@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from relay import events
+from relay import log
 from relay.config.model import Web as Settings
 from relay.mail.learned import LIFETIME, LearnedRoute
 from relay.queue.control import ControlServer
@@ -89,13 +89,13 @@ async def page(
             doctor=doctor,
             now=lambda: house.now,
         )
-        events.observe(house.counts)
+        log.observe(house.counts)
         await house.web.start()
         try:
             yield house
         finally:
             await house.web.close()
-            events.ignore(house.counts)
+            log.ignore(house.counts)
 
 
 def next_hop(name: str, **changes: Any) -> dict[str, Any]:
