@@ -121,7 +121,7 @@ def ignore(observer: logging.Handler) -> None:
 def _choose_level() -> None:
     """Make no record that nobody wants."""
     levels = [handler.level for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
-    _log.setLevel(min([*levels, logging.INFO] if _log.handlers else levels, default=logging.WARNING))
+    _log.setLevel(min([*levels, logging.INFO] if _log.handlers else levels, default=logging.NOTSET))
 
 
 def _printable(text: str) -> str:

@@ -22,7 +22,6 @@ from dns.rdata import Rdata
 from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.ANY.PTR import PTR
 
-from relay.config.model import PRIVATE_NETWORKS
 from relay.mail.attempt import Attempt, Scope
 from relay.mail.reply import Reply
 from relay.mail.route import Family, NextHop
@@ -144,16 +143,16 @@ class Resolver:
     async def exists(self, domain: str) -> bool | None:
         """Return whether a domain of a sender is in the world's DNS; None where that is not known now.
 
-        Its MX or addresses are asked for, and a null MX (RFC 7505) is one. /etc/hosts, a search list and
-        private addresses count for nothing: nobody else has them, and the name server of a house may know it.
+        Its MX or addresses are asked for, and a null MX (RFC 7505) is one. /etc/hosts and a search list count
+        for nothing: nobody else has them.
         """
         name = domain.lower() if "." in domain else f"{domain.lower()}."
         for record_type in _OF_SENDERS:
             answer = await self._ask(name, record_type)
-            if not answer.records and answer.problem.is_temporary:
-                return None
-            if not all(record_type != "MX" and _is_private(text) for text in answer.texts):
+            if answer.records:
                 return True
+            if answer.problem.is_temporary:
+                return None
         return False
 
     async def knows_the_world(self, domain: str) -> bool:
@@ -314,10 +313,6 @@ def _failure(reply: Reply, next_hop: NextHop) -> Attempt:
         reply = Reply(451, "4.3.5", f"{name} configuration problem: {reply.text}")
     scope = Scope.RECIPIENT if reply.is_permanent else Scope.SITE
     return Attempt(reply, scope, next_hop=next_hop.key)
-
-
-def _is_private(address: str) -> bool:
-    return any(ip_address(address) in network for network in PRIVATE_NETWORKS)
 
 
 def _is_address(host: str) -> bool:
