@@ -33,7 +33,7 @@ Case = dict[str, Any]
 CONVERTED = frozenset({"headers-050", "headers-051"})
 """Cases in which what leaves is converted, as the server has no 8BITMIME: nobody knows before it is asked."""
 DENIED = frozenset({"dsn-069"})
-"""Cases in which DNS denies sender and recipient: name servers of relay.toml are believed, the machine's are not."""
+"""Cases in which DNS denies sender and recipient: it is believed if relay.toml names it, else it is not."""
 _NOT_JUDGED = frozenset({452, 500})
 """The codes for recipients that are too many, or no UTF-8: both are the session's business."""
 
