@@ -23,6 +23,12 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
     assert advice('relayhost = "isp"\n[smarthost.isp]\nhost = "smtp.example.com"') == []
 
 
+def test_a_fallback_beside_a_relayhost_has_nothing_to_do() -> None:
+    (said,) = advice('relayhost = "[192.0.2.1]"\nfallback = "[192.0.2.2]"')
+    assert said.startswith("fallback: does nothing beside relayhost, which takes all mail; ")
+    assert advice('fallback = "[192.0.2.2]"') == []
+
+
 @pytest.mark.parametrize(
     ("provider", "username", "warning"),
     [
