@@ -15,7 +15,7 @@ from bench.machine import describe
 from bench.profile import record_profiles
 from bench.rates import Record
 from bench.report import insert, report
-from bench.servers import SERVERS
+from bench.servers import SERVERS, python_command
 
 
 def main() -> int:
@@ -65,6 +65,9 @@ def _build_parser() -> argparse.ArgumentParser:
             default=Path("/var/tmp/relay-bench"),
             help="where the queues are: on the disk to measure",
         )
+        command.add_argument(
+            "--root", type=Path, help="take the relay from this file system of its image, not from this tree"
+        )
 
     tables = commands.add_parser("report", help="the tables of results, as Markdown")
     tables.add_argument("results", type=Path, nargs="+")
@@ -86,8 +89,8 @@ def _measure(args: argparse.Namespace) -> int:
 
 
 def _records(args: argparse.Namespace) -> Iterator[Record]:
-    folder, group = isolation.settle_in()
-    yield {"kind": "machine", **describe(folder)}
+    folder, group = _settle_in(args)
+    yield {"kind": "machine", **describe(folder, python_command(args.root))}
     if args.command == "compare":
         scale = args.scale * (plan.SHORT_SCALE if args.short else 1.0)
         steps = plan.comparison(scale, short=args.short, text=args.workloads)
@@ -96,13 +99,20 @@ def _records(args: argparse.Namespace) -> Iterator[Record]:
         steps = [step for step in steps if not args.only or step.name in args.only.split(",")]
     rounds = 1 if args.command == "compare" and args.short else args.rounds
     quiet = 0.0 if args.command == "compare" and args.short else args.quiet
-    yield from plan.run(steps, rounds, args.servers.split(","), folder, group, quiet)
+    yield from plan.run(steps, rounds, args.servers.split(","), folder, group, quiet, args.root)
 
 
 def _profile(args: argparse.Namespace) -> int:
-    folder, group = isolation.settle_in()
-    record_profiles(folder, group, args.out, args.seconds, args.format)
+    folder, group = _settle_in(args)
+    record_profiles(folder, group, args.root, args.out, args.seconds, args.format)
     return 0
+
+
+def _settle_in(args: argparse.Namespace) -> tuple[Path, Path]:
+    folder, group = isolation.settle_in()
+    if args.root is not None:
+        isolation.show_inside(args.root, folder)
+    return folder, group
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -33,7 +33,8 @@ def prove_durability(server: Server) -> Record:
     syncs = list(find_syncs(trace.read_text(errors="replace").splitlines()))
     if not syncs:
         raise RigError(f"{server.name} said 250 without fsync")
-    return {"kind": "durability", "syncs": [sync.replace(f"{server.spool}/", "") for sync in syncs]}
+    spool = re.compile(rf"[^<]*{re.escape(str(server.spool))}/")
+    return {"kind": "durability", "syncs": [spool.sub("", sync, count=1) for sync in syncs]}
 
 
 def find_syncs(trace: Iterable[str]) -> Iterator[str]:

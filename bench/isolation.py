@@ -95,6 +95,22 @@ def mount_disk(folder: Path, size: int) -> str:
     return f"{os.major(device)}:{os.minor(device)}"
 
 
+def show_inside(root: Path, folder: Path) -> None:
+    """Let what runs in the file system ``root`` see the folder of the run, and what is mounted in it later.
+
+    It is gone with the run. Raises RigError.
+    """
+    inside = root / folder.relative_to("/")
+    inside.mkdir(parents=True, exist_ok=True)
+    commands = [["--bind", folder, folder], ["--make-shared", folder], ["--bind", folder, inside]]
+    commands += [["--rbind", place, root / place.name] for place in (Path("/proc"), Path("/dev"))]
+    for arguments in commands:
+        try:
+            subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
+        except subprocess.CalledProcessError as error:
+            raise RigError(f"can't mount into {root}: {error.stderr.strip()}") from error
+
+
 def _remove_group(group: Path) -> None:
     """Remove the control groups of the run, once the last of its processes is gone."""
     for path in (*group.glob("*/"), group):

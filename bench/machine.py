@@ -7,10 +7,10 @@ import os
 import platform
 import re
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,19 +176,21 @@ def syncs_per_second(folder: Path, seconds: float = 0.25) -> int:
     return round(count / elapsed)
 
 
-def describe(folder: Path) -> dict[str, object]:
-    """Return what someone needs to know to judge or repeat the figures."""
+def describe(folder: Path, python: Sequence[str]) -> dict[str, object]:
+    """Return what someone needs to know to judge or repeat the figures; ``python`` starts the relay's."""
     memory = _number(_read("/proc/meminfo"), r"^MemTotal:\s+(\d+)") * 1024
     processor = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
     postfix = _output("postconf", "-d", "-h", "mail_version")
+    versions = "import platform, sqlite3; print(platform.python_version(), sqlite3.sqlite_version)"
+    python_version, sqlite_version = _output(*python, "-c", versions).split()
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "processor": processor[1] if processor else platform.machine(),
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 1e9),
         "kernel": platform.release(),
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
+        "python": python_version,
+        "sqlite": sqlite_version,
         "postfix": postfix,
         "commit": _output("git", "describe", "--always", "--dirty"),
         "syncs_per_s": syncs_per_second(folder),

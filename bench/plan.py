@@ -61,11 +61,18 @@ def targets(scale: float, depth: int) -> list[Step]:
 
 
 def run(
-    steps: Sequence[Step], rounds: int, servers: Sequence[str], folder: Path, group: Path, quiet: float
+    steps: Sequence[Step],
+    rounds: int,
+    servers: Sequence[str],
+    folder: Path,
+    group: Path,
+    quiet: float,
+    root: Path | None,
 ) -> Iterator[Record]:
     """Yield the results: in each round each step, of one server after the other.
 
-    ``servers`` are the names of those to measure, ``quiet`` the seconds that the machine is waited for.
+    ``servers`` are the names of those to measure, ``quiet`` the seconds that the machine is waited for,
+    ``root`` is the file system that the relay is taken from.
     """
     disk = folder / "disk"
     for number in range(rounds):
@@ -78,7 +85,7 @@ def run(
                 try:
                     if step.needs_disk and not disk.exists():
                         mount_disk(disk, DISK_SIZE)
-                    server = kind(folder, disk if step.needs_disk else folder, group)
+                    server = kind(folder, disk if step.needs_disk else folder, group, root)
                     for record in step.measure(server):
                         yield {**head, **record}
                 except RigError as error:

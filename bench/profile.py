@@ -23,7 +23,7 @@ _PATHS = {"accept": LATER, "end-to-end": RECIPIENT}
 """Mail whose next hop does not answer is accepted and deferred; the other is passed on as it comes."""
 
 
-def record_profiles(folder: Path, group: Path, out: Path, seconds: int, form: str) -> None:
+def record_profiles(folder: Path, group: Path, root: Path | None, out: Path, seconds: int, form: str) -> None:
     """Record what the relay does under both; each becomes a file in ``out``, in one of py-spy's formats.
 
     Raises RigError.
@@ -31,7 +31,7 @@ def record_profiles(folder: Path, group: Path, out: Path, seconds: int, form: st
     if shutil.which("py-spy") is None:
         raise RigError("needs py-spy on the PATH: pip install py-spy")
     suffix = "svg" if form == "flamegraph" else "txt"
-    relay = Relay(folder, folder, group)
+    relay = Relay(folder, folder, group, root)
     for name, recipient in _PATHS.items():
         relay.set_up()
         relay.start()

@@ -28,17 +28,21 @@ RETRY = "2h"
 
 
 class Server(ABC):
-    """One server, from an empty queue. ``spool`` is the folder of its queue, ``folder`` has all else."""
+    """One server, from an empty queue. ``spool`` is the folder of its queue, ``folder`` has all else.
+
+    ``root`` is the file system that the relay is taken from, None where it is the tree's.
+    """
 
     name: ClassVar[str]
     port: ClassVar[int]
     extra: ClassVar[str] = ""
     """What is added to its configuration."""
 
-    def __init__(self, folder: Path, spool: Path, groups: Path) -> None:
+    def __init__(self, folder: Path, spool: Path, groups: Path, root: Path | None = None) -> None:
         self.folder = folder / self.name
         self.spool = spool / f"{self.name}-queue"
         self._groups = groups
+        self._root = root
         self._group: Group | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log: TextIO | None = None
@@ -131,7 +135,7 @@ class Server(ABC):
 
 
 class Relay(Server):
-    """The relay of this tree, its durability as it is by default."""
+    """The relay of this tree, or that of an image, its durability as it is by default."""
 
     name = "relay"
     port = 2525
@@ -181,7 +185,14 @@ connections_per_client = 5000
         return self._command("healthcheck")
 
     def _command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "relay", *words, "--config", str(self.folder / "relay.toml")]
+        return [
+            *python_command(self._root),
+            "-m",
+            "relay",
+            *words,
+            "--config",
+            str(self.folder / "relay.toml"),
+        ]
 
 
 class Postfix(Server):
@@ -275,6 +286,11 @@ class TunedPostfix(Postfix):
     name = "postfix-tuned"
     port = 2527
     extra = "default_destination_concurrency_limit = 50"
+
+
+def python_command(root: Path | None) -> list[str]:
+    """Return what starts the relay's Python: an image's, in its file system, or the rig's own."""
+    return [sys.executable] if root is None else ["chroot", str(root), "/opt/relay/bin/python"]
 
 
 SERVERS: dict[str, type[Server]] = {server.name: server for server in (Relay, Postfix, TunedPostfix)}
