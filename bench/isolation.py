@@ -102,9 +102,13 @@ def show_inside(root: Path, folder: Path) -> None:
     """
     inside = root / folder.relative_to("/")
     inside.mkdir(parents=True, exist_ok=True)
-    commands = [["--bind", folder, folder], ["--make-shared", folder], ["--bind", folder, inside]]
-    commands += [["--rbind", place, root / place.name] for place in (Path("/proc"), Path("/dev"))]
-    for arguments in commands:
+    for arguments in (
+        ("--bind", folder, folder),
+        ("--make-shared", folder),
+        ("--bind", folder, inside),
+        ("--rbind", "/proc", root / "proc"),
+        ("--rbind", "/dev", root / "dev"),
+    ):
         try:
             subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
         except subprocess.CalledProcessError as error:

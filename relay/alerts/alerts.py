@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 
 from relay import events, log
-from relay.alerts import command, webhook
-from relay.alerts.alert import Alert, AlertError, make_plain
+from relay.alerts import command
+from relay.alerts.alert import LONGEST_TEXT, Alert, AlertError
 from relay.alerts.conditions import PATIENCE_SECONDS, Conditions, Facts, judge, leaves, logins_in
 from relay.alerts.memory import read_told, write_told
 from relay.config.model import Alerts as Settings
 from relay.config.model import Config
+from relay.texts import make_line
 from relay.threads import in_thread
 
 LOOK_SECONDS = 60.0
@@ -174,7 +175,7 @@ class Alerts:
 
     def _find_differences(self, told: Mapping[str, str]) -> list[Alert]:
         causes, host, now = self._conditions.causes, self._config.hostname, time.time()
-        begun = {cause: make_plain(text) for cause, text in causes.items() if cause not in told}
+        begun = {cause: make_line(text, LONGEST_TEXT) for cause, text in causes.items() if cause not in told}
         over = {cause: f"Over: {text}" for cause, text in told.items() if cause not in causes}
         return [
             *(Alert(cause, "begins", text, host, now) for cause, text in begun.items()),
@@ -183,6 +184,8 @@ class Alerts:
 
 
 async def _post(settings: Settings, alert: Alert) -> None:
+    from relay.alerts import webhook  # noqa: PLC0415 - brings an HTTP client, which few need
+
     try:
         async with asyncio.timeout(SEND_SECONDS):
             await in_thread(partial(webhook.post, settings, os.environ, alert))
