@@ -8,6 +8,7 @@
 # make image-test  build it, and try it (docs/container.md); needs root where there is no docker
 # make release build sdist, wheel and image of a version that CI has passed (docs/developing.md)
 # make lock    write down the dependencies that the image gets (ARGS=--upgrade for newer ones)
+# make audit   compare the dependencies of the image with the known vulnerabilities; needs the network
 # make clean   remove what these targets made, the relay's state apart
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ ENGINE = $(shell for engine in docker podman buildah; do $$engine info >/dev/nul
 # --universal: for all machines, with the hashes of all their files.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes --custom-compile-command "make lock"
 
-.PHONY: run test lint check torture fuzz bench image image-test release lock clean
+.PHONY: run test lint check torture fuzz bench image image-test release lock audit clean
 
 run: $(STAMP) $(CONFIG)
 	@address=$$(hostname -I 2>/dev/null | cut -d' ' -f1); \
@@ -75,6 +76,10 @@ lock: $(STAMP)
 	$(LOCK) pyproject.toml --output-file requirements/relay.txt $(ARGS)
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 	$(LOCK) - --output-file requirements/build.txt $(ARGS)
+
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --timeout 5 --requirement requirements/relay.txt --requirement requirements/build.txt
 
 clean:
 	rm -rf .venv .image build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
