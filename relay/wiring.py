@@ -45,7 +45,7 @@ from relay.routing.resolver import Resolver
 MOST_REMEMBERED = 2000
 """Addresses of which it is remembered who gets their mail, and by which route."""
 SILENCE_SECONDS = 10.0
-"""How long a mailbox server, or DNS, that did not answer is not asked again whether it knows somebody."""
+"""How long a mailbox server, or DNS about a domain, that did not answer is not asked again."""
 LOOKUP_SECONDS = 3.0
 """How long a client waits for DNS to tell whether the domain of its sender exists."""
 
@@ -283,12 +283,16 @@ def _verify(
 
 def _verify_sender(rules: SenderRules, resolver: Resolver) -> Callable[[str, str], Awaitable[Reply | None]]:
     leave = lru_cache(maxsize=MOST_REMEMBERED)(rules.leave)
-    silent_until = 0.0
+    silent: dict[str, float] = {}
+    """Until when each domain is not asked about of which DNS said nothing; where two are here, none is."""
 
     async def verify_sender(reverse_path: str, recipient: str) -> Reply | None:
-        nonlocal silent_until
-        domain = split_address(leave(reverse_path))[1]
-        if not domain or domain.startswith("[") or time.monotonic() < silent_until:
+        domain = split_address(leave(reverse_path))[1].lower()
+        if not domain or domain.startswith("["):
+            return None
+        for name in [name for name, until in silent.items() if time.monotonic() >= until]:
+            del silent[name]
+        if domain in silent or len(silent) > 1:
             return None
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
@@ -298,7 +302,7 @@ def _verify_sender(rules: SenderRules, resolver: Resolver) -> Callable[[str, str
         except TimeoutError:
             exists = None
         if exists is None:
-            silent_until = time.monotonic() + SILENCE_SECONDS
+            silent[domain] = time.monotonic() + SILENCE_SECONDS
         return rules.refuse(reverse_path) if exists is False else None
 
     return verify_sender

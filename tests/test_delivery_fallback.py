@@ -25,7 +25,7 @@ from tests.support.rig import Rig, commands_at, messages_at, next_hop_of, rigged
 from tests.support.site import unused_port
 from tests.support.smtp_server import DROP, HANG, OK, RESET, Script, ScriptedServer
 
-SENT, DEFERRED, BOUNCED = State.DELIVERED, State.DEFERRED, State.BOUNCED
+QUEUED, SENT, DEFERRED, BOUNCED = State.QUEUED, State.DELIVERED, State.DEFERRED, State.BOUNCED
 BLOCKED = b"554 5.7.1 Client host [203.0.113.7] blocked using zen.spamhaus.org\r\n"
 BLOCKED_FOR_NOW = (
     b"421 4.7.0 [TSS04] Messages from 203.0.113.7 temporarily deferred due to user complaints\r\n"
@@ -322,8 +322,53 @@ async def test_a_detour_that_comes_while_the_relay_stops_is_not_begun(
     entry = await rig.store.show(message.number)
     assert entry is not None
     (queued,) = entry.recipients
-    assert (queued.state, queued.next_attempt_at) == (DEFERRED, pytest.approx(time.time(), abs=60))
+    assert (queued.state, queued.next_attempt_at) == (QUEUED, pytest.approx(time.time(), abs=60))
     assert not isp.sessions
+
+
+async def test_mail_that_is_on_its_way_over_the_fallback_is_not_called_deferred(world: World) -> None:
+    rig, site, isp = world
+    site.script, isp.script = Script().but(RCPT=BLOCKED), Script(greeting=HANG)
+    async with rig.running():
+        message = await rig.arrive("a@dest.test", is_fresh=True)
+        await until(lambda: bool(isp.sessions))
+        entry = await rig.store.show(message.number)
+        await rig.store.hold(Selection())
+        await rig.manager.close(0)
+        assert await rig.states(message) == [State.HELD]
+    assert entry is not None
+    (queued,) = entry.recipients
+    assert (queued.state, queued.attempts) == (QUEUED, 1)
+    assert 270 <= queued.next_attempt_at - NOW <= 330  # should the relay be killed now
+    assert queued.attempt is not None
+    assert "blocked using zen.spamhaus.org" in queued.attempt.explain()
+
+
+@pytest.mark.parametrize("refused_by", ["greeting", "nobody there"])
+async def test_no_mail_is_said_to_wait_that_goes_on_over_the_fallback(
+    world: World, caplog: pytest.LogCaptureFixture, refused_by: str
+) -> None:
+    rig, site, isp = world
+    site.script = Script(greeting=(BLOCKED, DROP))
+    if refused_by == "nobody there":
+        rig.routes["dest.test"] = Route(NextHop("dest.test", unused_port(), use_mx=True, tls="none"))
+    async with rig.running():
+        await deliver(rig, "a@dest.test", "b@dest.test", states=(SENT, SENT))
+    assert len(messages_at(isp)) == 1
+    assert "its mail waits" not in caplog.text
+
+
+@pytest.mark.parametrize("rule", [(), ("transport", "dest.test")])
+async def test_mail_that_waits_for_a_site_is_said_to_wait_once(
+    world: World, caplog: pytest.LogCaptureFixture, rule: tuple[str, ...]
+) -> None:
+    rig, site, _ = world
+    site.script = Script(greeting=(BLOCKED if rule else BLOCKED_FOR_NOW, DROP))
+    rig.routes["dest.test"] = Route(direct(site), rule=rule)
+    async with rig.running():
+        await deliver(rig, "a@dest.test", "b@dest.test", states=(DEFERRED, DEFERRED))
+        await deliver(rig, states=(DEFERRED,))
+    assert caplog.text.count(f"{direct(site).key}: no session; its mail waits 300 s before the next") == 1
 
 
 # When its time is over
@@ -398,12 +443,36 @@ async def test_a_site_that_cannot_be_reached_is_left_alone_and_the_second_one_me
         rig.routes[domain] = Route(NextHop(domain, closed, use_mx=True, tls="none"))
     async with rig.running():
         await deliver(rig, "a@one.test")
+        await until(lambda: "one.test" in rig.store.learned)
         assert rig.store.learned["one.test"].reason == UNREACHED
         await deliver(rig, "a@two.test")
-        assert list(rig.store.learned) == [ANYWHERE]
+        await until(lambda: list(rig.store.learned) == [ANYWHERE])
         await deliver(rig, "a@three.test", "a@dest.test", states=(SENT, SENT))
     assert not site.sessions
     assert len(messages_at(isp)) == 3
+
+
+async def test_a_relay_that_is_off_line_learns_nothing_of_sites(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig, _, isp = world
+    online = rig.fallback
+    rig.fallback = offline = NextHop("isp.test", unused_port(), tls="none", is_relayhost=True)
+    for domain in ("one.test", "two.test"):
+        rig.routes[domain] = Route(NextHop(domain, offline.port, use_mx=True, tls="none"))
+    async with rig.running():
+        for domain in ("one.test", "two.test"):
+            await deliver(rig, f"a@{domain}", states=(DEFERRED,))
+        assert not rig.store.learned
+        waiting = await rig.store.list_messages(0, 2, Selection())
+        moments = {recipient.next_attempt_at for entry in waiting for recipient in entry.recipients}
+        assert len(moments) == 1, "they wait for the fallback, and not each for itself"
+        assert caplog.text.count(f"{offline.key}: no session; its mail waits 300 s before the next") == 1
+        assert caplog.text.count("its mail waits") == 1
+        rig.fallback = online
+        await deliver(rig, "a@two.test")
+        await until(lambda: list(rig.store.learned) == ["two.test"])
+    assert len(messages_at(isp)) == 1
 
 
 async def test_while_other_sites_answer_a_silent_one_speaks_for_itself(world: World) -> None:
@@ -415,7 +484,7 @@ async def test_while_other_sites_answer_a_silent_one_speaks_for_itself(world: Wo
         await deliver(rig)
         await deliver(rig, "a@one.test")
         await deliver(rig, "a@two.test")
-    assert sorted(rig.store.learned) == ["one.test", "two.test"]
+        await until(lambda: sorted(rig.store.learned) == ["one.test", "two.test"])
     assert len(messages_at(isp)) == 2
 
 
@@ -425,7 +494,7 @@ async def test_a_site_that_was_silent_long_ago_says_nothing_of_port_25(world: Wo
     rig.routes["one.test"] = Route(NextHop("one.test", unused_port(), use_mx=True, tls="none"))
     async with rig.running():
         await deliver(rig, "a@one.test")
-    assert sorted(rig.store.learned) == ["old.test", "one.test"]
+        await until(lambda: sorted(rig.store.learned) == ["old.test", "one.test"])
 
 
 async def test_a_server_that_speaks_no_word_shows_that_port_25_is_open(world: World) -> None:
@@ -438,7 +507,7 @@ async def test_a_server_that_speaks_no_word_shows_that_port_25_is_open(world: Wo
         await deliver(rig, states=(DEFERRED,))
         await deliver(rig, "a@one.test")
         await deliver(rig, "a@two.test")
-    assert sorted(rig.store.learned) == ["one.test", "two.test"]
+        await until(lambda: sorted(rig.store.learned) == ["one.test", "two.test"])
 
 
 @pytest.mark.parametrize("is_reached", [True, False])

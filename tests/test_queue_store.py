@@ -364,10 +364,11 @@ async def test_an_outcome_and_its_report_go_in_together(store: Store) -> None:
     assert await content_of(store, report) == CONTENT
 
 
-async def test_a_late_deferral_leaves_a_held_recipient_held(store: Store) -> None:
+@pytest.mark.parametrize("state", [State.DEFERRED, State.QUEUED])
+async def test_a_late_deferral_or_detour_leaves_a_held_recipient_held(store: Store, state: State) -> None:
     message = await accept(store)
     await store.hold(ALL)
-    await store.record([deferred(message, ISP)])
+    await store.record([replace(deferred(message, ISP), state=state)])
     entry = await store.show(message.number)
     assert entry is not None
     assert [(r.state, r.attempt) for r in entry.recipients] == [(State.HELD, failed(ISP))]

@@ -119,6 +119,7 @@ async def named(name: PublicName, wanted: str) -> None:
 async def test_name_servers_tell_the_address_and_its_name(tmp_path: Path) -> None:
     async with house(tmp_path, seen(OLD)) as home, home.running() as name, ServerAt("127.0.0.2", 0) as server:
         assert await home.greet(name, server) == NAME[OLD]
+        await until((tmp_path / "queue.db.public-name").exists)
         assert (tmp_path / "queue.db.public-name").stat().st_mode & 0o777 == 0o600
 
 

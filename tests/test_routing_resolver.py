@@ -156,6 +156,31 @@ async def test_a_name_server_that_fails_on_ipv6_does_not_hide_the_ipv4_address(f
         assert await resolver_for(server, timeout=0.1).addresses("plain.test") == ["192.0.2.9"]
 
 
+async def test_ipv6_addresses_are_not_waited_for_long_and_used_the_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "IPV6_SECONDS", 0.01)
+    async with DnsServer(NAMES) as server:
+        resolver = resolver_for(server)
+        held = server.hold("one.example.test", "AAAA")
+        assert await resolver.addresses("one.example.test") == ["192.0.2.1"]
+        asked = resolver._pending["one.example.test", "AAAA"]
+        held.set()
+        await asked
+        assert await resolver.addresses("one.example.test") == ["2001:db8::1", "192.0.2.1"]
+        assert server.queries["one.example.test", "AAAA"] == 1
+
+
+async def test_where_there_is_no_ipv4_address_ipv6_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IPV6_SECONDS", 0.0)
+    async with DnsServer({"ipv6.test": {"AAAA": ["2001:db8::7"]}}) as server:
+        held = server.hold("ipv6.test", "AAAA")
+        looking = asyncio.create_task(resolver_for(server).addresses("ipv6.test"))
+        await server.asked("ipv6.test")
+        held.set()
+        assert await looking == ["2001:db8::7"]
+
+
 async def test_exchangers_whose_addresses_cannot_all_be_asked_for_are_a_deferral() -> None:
     words, scope = failure(await look_up("broken.test"))
     assert words.startswith("451 4.4.3 ")

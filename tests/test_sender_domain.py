@@ -82,20 +82,34 @@ class TestVerifySender:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with DnsServer(NAMES) as dns:
-            assert await self.ask(dns, "", "a@broken.test", "a@fre.fr") == ["", ""]
+            assert await self.ask(dns, "", "a@broken.test", "b@Broken.test") == ["", ""]
+            once = dns.queries["broken.test", "MX"]
             monkeypatch.setattr(module, "SILENCE_SECONDS", -1.0)
-            assert [bool(reply) for reply in await self.ask(dns, "", "a@broken.test", "a@fre.fr")] == [
-                False,
-                True,
-            ]
+            assert await self.ask(dns, "", "a@broken.test", "b@broken.test") == ["", ""]
+        assert dns.queries["broken.test", "MX"] == 3 * once
+
+    async def test_dns_that_fails_for_one_domain_is_asked_about_others(self) -> None:
+        async with DnsServer(NAMES) as dns:
+            replies = await self.ask(dns, "", "a@broken.test", "a@fre.fr", "a@broken.test")
+        assert [bool(reply) for reply in replies] == [False, True, False]
+
+    async def test_dns_that_fails_for_two_domains_holds_nobody_else_up(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        senders = ("a@broken.test", "a@lame.test", "a@fre.fr")
+        async with DnsServer({**NAMES, "lame.test": Failure.SERVFAIL}) as dns:
+            assert await self.ask(dns, "", *senders) == ["", "", ""]
+            assert ("fre.fr", "MX") not in dns.queries
+            monkeypatch.setattr(module, "SILENCE_SECONDS", -1.0)
+            assert [bool(reply) for reply in await self.ask(dns, "", *senders)] == [False, False, True]
 
     async def test_a_name_server_that_is_silent_holds_nobody_up(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "LOOKUP_SECONDS", 0.05)
         async with DnsServer(NAMES) as dns:
-            assert await self.ask(dns, "", "a@mute.test", "a@fre.fr") == ["", ""]
-            assert set(dns.queries) == {("mute.test", "MX")}
+            assert await self.ask(dns, "", "a@mute.test", "b@mute.test") == ["", ""]
+        assert dns.queries == {("mute.test", "MX"): 1}
 
 
 @asynccontextmanager

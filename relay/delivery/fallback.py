@@ -48,15 +48,21 @@ class Memory(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """What an attempt tells about a site."""
+class Detour:
+    """How the mail for a recipient goes on that a site does not take from us."""
 
-    site: str
+    site: NextHop
     reason: str
-    """Why it does not take mail from us; "" where it does again."""
+    """Why the site does not take it."""
     attempt: Attempt
+    """The one at the site."""
     via: NextHop
-    """Where the mail goes on."""
+    """The fallback."""
+
+    @property
+    def route(self) -> Route:
+        """The way that the mail takes now."""
+        return Route(self.via, rule=("fallback",), instead_of=self.site)
 
 
 class Fallback:
@@ -80,6 +86,8 @@ class Fallback:
         """Since when a site refuses us temporarily: one message after the other may probe a blocked lane."""
         self._probed: dict[str, float] = {}
         """When the one direct attempt at a site began whose time is over."""
+        self._unproven: dict[str, Detour] = {}
+        """Sites that did not answer, until the fallback does: a relay that is off line reaches nobody."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         """Held while something is learned: many messages meet the same refusal at once."""
@@ -105,16 +113,15 @@ class Fallback:
 
     def judge(
         self, routes: Mapping[Recipient, Route], known: Mapping[Recipient, Attempt | None], age: float
-    ) -> tuple[dict[Recipient, Route], list[Lesson]]:
-        """Return whose mail goes on over the fallback, of the recipients of a message, and what is learned.
+    ) -> dict[Recipient, Detour]:
+        """Return whose mail goes on over the fallback, of the recipients of a message.
 
         ``known`` are attempts on ``routes``; the message is ``age`` seconds old.
         """
-        detours: dict[Recipient, Route] = {}
-        lessons: list[Lesson] = []
+        detours: dict[Recipient, Detour] = {}
         via = self._via()
         if via is None:
-            return detours, lessons
+            return detours
         for recipient, attempt in known.items():
             route = routes[recipient]
             if attempt is None or not may_detour(route):
@@ -122,22 +129,32 @@ class Fallback:
             assert isinstance(route.via, NextHop)
             if attempt.host:
                 self._answered_at = self._now()
-            site = route.via.host
-            if reason := find_reason(attempt, max(age, self._note_patience(site, attempt))):
-                detours[recipient] = Route(via, rule=("fallback",), instead_of=route.via)
-                lessons.append(Lesson(site, reason, attempt, via))
-            elif attempt.reply.is_positive and self._is_over(site):
-                lessons.append(Lesson(site, "", attempt, via))
-        return detours, lessons
+            if reason := find_reason(attempt, max(age, self._note_patience(route.via.host, attempt))):
+                detours[recipient] = Detour(route.via, reason, attempt, via)
+        return detours
 
-    async def learn(self, lessons: Iterable[Lesson]) -> None:
-        """Remember what attempts have taught; where that fails the next one teaches it."""
-        for lesson in lessons:
-            if not lesson.reason:
-                await self._forget([lesson.site], "it takes mail from us again")
-                continue
-            async with self._lock:
-                await self._learn(lesson)
+    async def learn(
+        self,
+        routes: Mapping[Recipient, Route],
+        known: Mapping[Recipient, Attempt | None],
+        detours: Mapping[Recipient, Detour],
+    ) -> None:
+        """Remember what attempts teach, given the detours that follow; else the next attempt teaches it.
+
+        That a site does not answer is learned when the fallback has taken the same mail.
+        """
+        for recipient, attempt in known.items():
+            route, detour = routes[recipient], detours.get(recipient)
+            if detour is not None and detour.reason == UNREACHED:
+                self._unproven[detour.site.host] = detour
+            elif detour is not None:
+                await self._learn(detour)
+            elif attempt is not None and route.instead_of is not None:
+                silent = self._unproven.pop(route.instead_of.host, None)
+                if silent is not None and attempt.reply.is_positive:
+                    await self._learn(silent)
+            elif attempt is not None and attempt.reply.is_positive and may_detour(route):
+                await self._forget_over(route)
 
     async def keep(self, names: Collection[str]) -> None:
         """Forget the routes over what relay.toml does not name any more, and those long out of use.
@@ -171,37 +188,33 @@ class Fallback:
             self._put_off.setdefault(site, now)
         return now - self._put_off.get(site, now)
 
-    def _is_over(self, domain: str) -> bool:
-        """Whether a site is one that refused us, and whose time is over: a direct attempt is the trial."""
-        known = self._memory.learned.get(domain)
-        return known is not None and known.is_expired(self._now())
-
     def _is_closed(self, now: float) -> bool:
         """Whether port 25 is closed for all: then no site is tried directly."""
         known = self._memory.learned.get(ANYWHERE)
         return known is not None and not known.is_expired(now)
 
-    async def _learn(self, lesson: Lesson) -> None:
-        domain, reason, now = lesson.site, lesson.reason, self._now()
-        is_open = 0 <= now - self._answered_at < OPEN_SECONDS
-        silent = [] if reason != UNREACHED or is_open else self._find_silent(now)
-        if set(silent) - {domain}:
-            domain = ANYWHERE
-        known = self._memory.learned.get(domain)
-        if known is not None and not known.is_expired(now):
-            return  # another message has met the same
-        lifetime = SILENCE_LIFETIME if reason == UNREACHED else LIFETIME
-        reply = lesson.attempt.explain()
-        learned = LearnedRoute(domain, lesson.via.key, reason, reply, now, now + lifetime)
-        try:
-            await self._memory.learn(learned)
-        except Exception as error:
-            events.warned(f"the route for {domain} is not remembered: {error}")
-            return
-        self._probed.pop(domain, None)
-        events.learned(learned)
-        if domain == ANYWHERE:
-            await self._forget(silent, "")  # all of them are meant now
+    async def _learn(self, detour: Detour) -> None:
+        async with self._lock:
+            domain, reason, now = detour.site.host, detour.reason, self._now()
+            is_open = 0 <= now - self._answered_at < OPEN_SECONDS
+            silent = [] if reason != UNREACHED or is_open else self._find_silent(now)
+            if set(silent) - {domain}:
+                domain = ANYWHERE
+            known = self._memory.learned.get(domain)
+            if known is not None and not known.is_expired(now):
+                return  # another message has met the same
+            lifetime = SILENCE_LIFETIME if reason == UNREACHED else LIFETIME
+            reply = detour.attempt.explain()
+            learned = LearnedRoute(domain, detour.via.key, reason, reply, now, now + lifetime)
+            try:
+                await self._memory.learn(learned)
+            except Exception as error:
+                events.warned(f"the route for {domain} is not remembered: {error}")
+                return
+            self._probed.pop(domain, None)
+            events.learned(learned)
+            if domain == ANYWHERE:
+                await self._forget(silent, "")  # all of them are meant now
 
     def _find_silent(self, now: float) -> list[str]:
         """Return the sites that could not be reached lately either."""
@@ -210,6 +223,13 @@ class Fallback:
             for route in self._memory.learned.values()
             if route.reason == UNREACHED and not (route.is_pinned or route.is_expired(now))
         ]
+
+    async def _forget_over(self, route: Route) -> None:
+        """Forget a site that refused us, where its time is over and a direct attempt has been the trial."""
+        assert isinstance(route.via, NextHop)
+        known = self._memory.learned.get(route.via.host)
+        if known is not None and known.is_expired(self._now()):
+            await self._forget([known.domain], "it takes mail from us again")
 
     async def _forget(self, domains: Collection[str], why: str) -> None:
         if not domains:

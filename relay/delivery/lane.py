@@ -70,6 +70,8 @@ class Lane:
         """What wakes each worker that rests, keeping its connection, for lack of work."""
         self._failures = 0
         self._last_failure: Attempt | None = None
+        self._is_told = True
+        """Whether the log says that mail waits: not before some does, for it may go on over the fallback."""
         self._has_answered = False
         self._allowed_connections = next_hop.connections or CONNECTIONS
         self._most_connections = self._allowed_connections
@@ -133,6 +135,14 @@ class Lane:
             self._waiting.append(transfer)
             self._employ()
         return True
+
+    def wait(self) -> float:
+        """Return the epoch second until which mail waits that found no session; the log says so once."""
+        if self._last_failure is not None and not self._is_told:
+            self._is_told = True
+            seconds = self.blocked_until - self._tools.now()
+            events.next_hop_backed_off(self.next_hop.key, seconds, self._last_failure.explain())
+        return self.blocked_until
 
     def probe_now(self) -> None:
         """Forget how long the next hop is to be left alone: the next transfer may try."""
@@ -296,11 +306,10 @@ class Lane:
         self._failures += 1
         self._last_failure = failure
         self.blocked_until = self._tools.pause(self._failures, now)
-        if is_login_failure(failure):
+        self._is_told = is_login_failure(failure)
+        if self._is_told:
             self.blocked_until = max(self.blocked_until, now + LOGIN_PAUSE)
             events.login_refused(self.next_hop.key, self.blocked_until - now, failure.reply)
-        else:
-            events.next_hop_backed_off(self.next_hop.key, self.blocked_until - now, failure.explain())
         self._has_answered = False
         self._most_connections = self._allowed_connections
         while self._waiting:

@@ -73,10 +73,10 @@ class Lanes:
             caps[next_hop.key] = min(self._room(lane, now), caps.get(next_hop.key, most))
         return caps
 
-    def blocked_until(self, via: Via) -> float | None:
-        """Return the epoch second until which the lane of a route is left alone; None where there is none."""
+    def wait_for(self, via: Via) -> float | None:
+        """Return until when mail waits for the lane of a route, as epoch second; None where there is none."""
         lane = self._lanes.get(via) if isinstance(via, NextHop) else None
-        return None if lane is None else lane.blocked_until
+        return None if lane is None else lane.wait()
 
     def next_probes(self, now: float) -> list[float]:
         """Return when each of the lanes that are blocked may be probed."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from relay import events
-from relay.delivery.fallback import Fallback
+from relay.delivery.fallback import Detour, Fallback
 from relay.delivery.jumps import Jumps
 from relay.delivery.lane import Transfer
 from relay.delivery.lanes import Lanes
@@ -80,6 +80,17 @@ class Results:
         return known
 
 
+@dataclass(slots=True)
+class Run:
+    """A pass that is under way."""
+
+    claim: Claim
+    routes: dict[Recipient, Route]
+    """The way that the mail of each recipient takes: the last one, where it took a detour."""
+    started_at: float
+    results: Results = field(default_factory=Results)
+
+
 class Passes:
     """The passes that are under way."""
 
@@ -119,14 +130,13 @@ class Passes:
             return  # its first retry was due before its commit was over
         if claim.content is not None and self._content + len(claim.content) > MOST_CONTENT:
             claim = replace(claim, content=None)
-        results = Results()
         try:
-            routes = self._find_routes(claim)
-            turned_away = self._submit(claim, routes, results)
+            run = Run(claim, self._find_routes(claim), self._now())
+            turned_away = self._submit(run, run.routes)
         except Exception as error:
             events.failed(f"delivery of {claim.message.queue_id}", error)  # its retry is booked
             return
-        self._follow(claim, self._run(claim, routes, results, turned_away))
+        self._follow(claim, self._run(run, turned_away))
 
     def give_back(self, claim: Claim) -> None:
         """Make a claim due again that is not handed out any more."""
@@ -168,102 +178,70 @@ class Passes:
             routes[recipient] = route
         return routes
 
-    def _submit(self, claim: Claim, routes: Mapping[Recipient, Route], results: Results) -> list[Outcome]:
+    def _submit(self, run: Run, routes: Mapping[Recipient, Route]) -> list[Outcome]:
         """Give recipients to their lanes and mailboxes; return the outcomes of those that find no room."""
         groups: dict[Route, list[Recipient]] = {}
         for recipient, route in routes.items():
             groups.setdefault(route, []).append(recipient)
         turned_away: list[tuple[Recipient, Attempt]] = []
         for route, recipients in groups.items():
-            transfer = Transfer(claim, tuple(recipients), route.internal, results.add)
+            transfer = Transfer(run.claim, tuple(recipients), route.internal, run.results.add)
             turned_away += self._lanes.submit(route.via, transfer)
-        return [self._turn_away(claim, recipient, attempt) for recipient, attempt in turned_away]
+        return [self._turn_away(run.claim, recipient, attempt) for recipient, attempt in turned_away]
 
-    async def _run(
-        self,
-        claim: Claim,
-        routes: dict[Recipient, Route],
-        results: Results,
-        turned_away: Sequence[Outcome],
-    ) -> None:
+    async def _run(self, run: Run, turned_away: Sequence[Outcome]) -> None:
         """Record what becomes of a claim until nothing more will."""
-        started_at, jumped = self._now(), self._jumps.kept
-        left = len(routes)
+        jumped, left = self._jumps.kept, len(run.routes)
         outcomes: list[Outcome] = []
         given_up: list[int] = []
         while True:
             if turned_away:
                 left -= len(turned_away)
-                await self._save(claim, turned_away, outcomes if outcomes and not left else None)
+                await self._save(run.claim, turned_away, outcomes if outcomes and not left else None)
             if not left:
                 break
-            known = await results.take()
-            jump = self._jumps.look() - jumped
-            if jump:
-                claim = replace(claim, message=lifecycle.rejuvenate(claim.message, jump))
+            known = await run.results.take()
+            if jump := self._jumps.look() - jumped:
+                run.claim = replace(run.claim, message=lifecycle.rejuvenate(run.claim.message, jump))
                 jumped += jump
                 self._books.due(0.0)
-            age = lifecycle.age(claim.message, self._now())
-            detours, lessons = self._fallback.judge(routes, known, age)
+            age = lifecycle.age(run.claim.message, self._now())
+            detours = self._fallback.judge(run.routes, known, age)
             left -= len(known) - len(detours)
             given_up += [recipient.index for recipient, attempt in known.items() if attempt is None]
-            fresh = self._judge(claim, known, detours, started_at)
+            fresh = [
+                self._judge(run, recipient, attempt)
+                for recipient, attempt in known.items()
+                if attempt is not None and recipient not in detours
+            ]
             outcomes += fresh
-            fresh += self._keep_booked(claim, known, detours, started_at)
+            fresh += [self._send_on(run, recipient, detour) for recipient, detour in detours.items()]
             if fresh:
-                await self._save(claim, fresh, None if left else outcomes)
-            await self._fallback.learn(lessons)
-            routes |= detours
-            turned_away = self._submit(claim, detours, results) if detours else ()
+                await self._save(run.claim, fresh, None if left else outcomes)
+            await self._fallback.learn(run.routes, known, detours)
+            ways = {recipient: detour.route for recipient, detour in detours.items()}
+            run.routes |= ways
+            turned_away = self._submit(run, ways)
         if given_up:
-            await self._give_back(claim, given_up)
+            await self._give_back(run.claim, given_up)
 
-    def _judge(
-        self,
-        claim: Claim,
-        known: Mapping[Recipient, Attempt | None],
-        detours: Mapping[Recipient, Route],
-        started_at: float,
-    ) -> list[Outcome]:
-        """Return what the attempts mean for their recipients, but for those that take a detour."""
-        now = self._now()
-        outcomes = []
-        for recipient, attempt in known.items():
-            if attempt is None or recipient in detours:
-                continue
-            state = lifecycle.judge(
-                attempt,
-                claim.message,
-                now=now,
-                lifetime=self.clock.lifetime,
-                has_postmaster=self.has_postmaster,
-            )
-            retry_at = 0.0
-            if state is State.DEFERRED:
-                retry_at = self._retry_at(claim, recipient, attempt, started_at, now)
-            events.attempted(claim.message, recipient, state, attempt, now)
-            outcomes.append(Outcome(claim.message.number, recipient.index, state, attempt, retry_at))
-        return outcomes
+    def _judge(self, run: Run, recipient: Recipient, attempt: Attempt) -> Outcome:
+        """Return what an attempt means for its recipient."""
+        now, message = self._now(), run.claim.message
+        state = lifecycle.judge(
+            attempt, message, now=now, lifetime=self.clock.lifetime, has_postmaster=self.has_postmaster
+        )
+        retry_at = self._retry_at(run, recipient, attempt) if state is State.DEFERRED else 0.0
+        events.attempted(message, recipient, state, attempt, now)
+        return Outcome(message.number, recipient.index, state, attempt, retry_at)
 
-    def _keep_booked(
-        self,
-        claim: Claim,
-        known: Mapping[Recipient, Attempt | None],
-        detours: Mapping[Recipient, Route],
-        started_at: float,
-    ) -> list[Outcome]:
-        """Return the outcomes of attempts after which a detour follows at once: their retries stay booked."""
-        outcomes = []
-        for recipient, route in detours.items():
-            attempt = known[recipient]
-            assert attempt is not None
-            assert isinstance(route.via, NextHop)
-            assert route.instead_of is not None
-            events.detoured(claim.message, recipient, attempt, route.via.key)
-            self._lanes.release(route.instead_of)
-            due_at = self._next_attempt_at(claim, started_at, self._now())
-            outcomes.append(Outcome(claim.message.number, recipient.index, State.DEFERRED, attempt, due_at))
-        return outcomes
+    def _send_on(self, run: Run, recipient: Recipient, detour: Detour) -> Outcome:
+        """Return what an attempt means after which a detour follows at once: the booked retry stands."""
+        message = run.claim.message
+        events.detoured(message, recipient, detour.attempt, detour.via.key)
+        self._lanes.release(detour.site)
+        retry_at = self._next_attempt_at(run.claim, run.started_at)
+        return Outcome(message.number, recipient.index, State.QUEUED, detour.attempt, retry_at)
 
     async def _save(
         self, claim: Claim, outcomes: Sequence[Outcome], whole_pass: Sequence[Outcome] | None
@@ -277,7 +255,8 @@ class Passes:
                 await asyncio.sleep(seconds)
             else:
                 break
-        retries = (outcome.next_attempt_at for outcome in outcomes if outcome.state is State.DEFERRED)
+        waiting = (State.QUEUED, State.DEFERRED)
+        retries = (outcome.next_attempt_at for outcome in outcomes if outcome.state in waiting)
         self._books.due(0.0 if has_report else min(retries, default=math.inf))
 
     async def _give_back(self, claim: Claim, indexes: Sequence[int]) -> None:
@@ -296,22 +275,23 @@ class Passes:
         is_old = lifecycle.age(message, now) >= clock.lifetime or (
             not claim.is_warned and lifecycle.is_late(message, now, clock.warn_after)
         )
-        due_at = self._next_attempt_at(claim, now, now) if is_old else now
+        due_at = self._next_attempt_at(claim, now) if is_old else now
         return Outcome(message.number, recipient.index, State.DEFERRED, attempt, due_at, was_tried=False)
 
-    def _retry_at(
-        self, claim: Claim, recipient: Recipient, attempt: Attempt, started_at: float, now: float
-    ) -> float:
+    def _retry_at(self, run: Run, recipient: Recipient, attempt: Attempt) -> float:
         """Return when a deferred recipient is due again: with its next hop where that does not answer."""
         if attempt.scope is Scope.SITE:
-            via = self._books.route(recipient.address, claim.message.envelope.reverse_path).via
-            blocked_until = self._lanes.blocked_until(via)
+            route = self._books.route(recipient.address, run.claim.message.envelope.reverse_path)
+            taken = run.routes[recipient]
+            via = taken.via if taken.instead_of == route.via else route.via
+            blocked_until = self._lanes.wait_for(via)
             if blocked_until is not None:
-                return max(now, blocked_until)
-        return self._next_attempt_at(claim, started_at, now)
+                return max(self._now(), blocked_until)
+        return self._next_attempt_at(run.claim, run.started_at)
 
-    def _next_attempt_at(self, claim: Claim, started_at: float, now: float) -> float:
+    def _next_attempt_at(self, claim: Claim, started_at: float) -> float:
         """Return when to try again, counted from the start of the pass: its recipients stay together."""
+        now = self._now()
         started_at = min(started_at, now)  # the clock may have been set back since
         wait = lifecycle.next_attempt_at(self.clock.retry, claim.attempt_number, 0.0, claim.message.number)
         return started_at + wait if started_at + wait > now else now + wait

@@ -11,11 +11,11 @@ from relay.mail.dsn import Report
 from relay.mail.envelope import Message
 from relay.queue import rows
 
-# A late deferral leaves a recipient held; what is final stays, but that delivered mail counts as delivered.
+# Who still waits after an attempt stays held; what is final stays, but delivered mail counts as delivered.
 # The attempt before it goes to the history (the trigger keep_attempt).
 _RECORD = """
     UPDATE recipient SET
-        state = iif(state = 'held' AND :state = 'deferred', 'held', :state),
+        state = iif(state = 'held' AND :state IN ('queued', 'deferred'), 'held', :state),
         next_attempt_at = :next_attempt_at, next_hop = :next_hop, attempted_at = :attempted_at,
         code = :code, enhanced = :enhanced, text = :text, scope = :scope, host = :host, command = :command,
         is_remote = :is_remote, is_possible_duplicate = :is_possible_duplicate, passes_dsn = :passes_dsn

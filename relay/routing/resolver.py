@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -26,11 +25,14 @@ from relay.mail.attempt import Attempt, Scope
 from relay.mail.reply import Reply
 from relay.mail.route import Family, NextHop
 from relay.routing.hosts_file import HostsFile
+from relay.texts import is_ip
 
 CACHE_SIZE = 2000
 """Answers kept at most."""
 MAX_TTL = 86400
 """Seconds that an answer is kept at most, whatever its TTL."""
+IPV6_SECONDS = 1.0
+"""How long IPv6 addresses are waited for once IPv4 addresses are there (the resolution delay of RFC 8305)."""
 MAX_EXCHANGERS = 10
 """Mail exchangers of one domain that are looked up at most."""
 
@@ -128,7 +130,7 @@ class Resolver:
         if not next_hop.port:
             return (Host(next_hop.host, 0, (next_hop.host,)),)
         try:
-            if next_hop.use_mx and not _is_address(next_hop.host):
+            if next_hop.use_mx and not is_ip(next_hop.host):
                 found = await self._exchangers(next_hop.host)
             else:
                 found = [await self._host(next_hop.host)]
@@ -200,7 +202,7 @@ class Resolver:
         ]
 
     async def _host(self, name: str) -> Host:
-        if _is_address(name):
+        if is_ip(name):
             return Host(name, 0, (name,))
         answer = await self._locate(name)
         if not answer.records:
@@ -211,7 +213,16 @@ class Resolver:
         """Return the addresses of a name, or the problem that is most worth a retry."""
         if listed := self._hosts_file.addresses(name):
             return self._sorted((0, address) for address in listed)
-        ipv6, ipv4 = await asyncio.gather(self._ask(name, "AAAA"), self._ask(name, "A"))
+        asked = asyncio.create_task(self._ask(name, "AAAA"))
+        ipv6 = _Answer(problem=_Problem.TRY_AGAIN)
+        try:
+            ipv4 = await self._ask(name, "A")
+            async with asyncio.timeout(IPV6_SECONDS if ipv4.records else None):
+                ipv6 = await asked
+        except TimeoutError:
+            pass  # it goes on, and the next one finds what comes of it in the cache
+        finally:
+            asked.cancel()
         if records := ipv6.records + ipv4.records:
             return self._sorted(self._random.sample(records, len(records)))
         return ipv6 if ipv6.problem.is_temporary else ipv4
@@ -313,11 +324,3 @@ def _failure(reply: Reply, next_hop: NextHop) -> Attempt:
         reply = Reply(451, "4.3.5", f"{name} configuration problem: {reply.text}")
     scope = Scope.RECIPIENT if reply.is_permanent else Scope.SITE
     return Attempt(reply, scope, next_hop=next_hop.key)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

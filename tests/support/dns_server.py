@@ -61,13 +61,13 @@ class DnsServer:
         """How often each name and type was asked for, over UDP or TCP."""
         self.tcp_queries = 0
         self._negative_ttl = negative_ttl
-        self._held: dict[str, asyncio.Event] = {}
+        self._held: dict[tuple[str, str], asyncio.Event] = {}
         self._asked: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def hold(self, name: str) -> asyncio.Event:
-        """Keep back all answers about a name until the returned event is set."""
-        return self._held.setdefault(name, asyncio.Event())
+    def hold(self, name: str, kind: str = "") -> asyncio.Event:
+        """Keep back all answers about a name, or those of one type, until the returned event is set."""
+        return self._held.setdefault((name, kind), asyncio.Event())
 
     async def asked(self, name: str) -> None:
         """Wait until a name has been asked for, with whatever type."""
@@ -127,13 +127,15 @@ class DnsServer:
         query = dns.message.from_wire(wire)
         question = query.question[0]
         name = str(question.name).rstrip(".").lower()
-        self.queries[name, dns.rdatatype.to_text(question.rdtype)] += 1
+        kind = dns.rdatatype.to_text(question.rdtype)
+        self.queries[name, kind] += 1
         self._asked[name].set()
-        if name in self._held:
-            await self._held[name].wait()
+        for held in ((name, ""), (name, kind)):
+            if held in self._held:
+                await self._held[held].wait()
         response = dns.message.make_response(query)
         response.flags |= dns.flags.RA
-        return response if self._fill(response, name, dns.rdatatype.to_text(question.rdtype)) else None
+        return response if self._fill(response, name, kind) else None
 
     def _fill(self, response: dns.message.Message, name: str, kind: str) -> bool:
         """Put records or the failure into a response; return whether there is one at all."""
