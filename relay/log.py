@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from relay.config.model import Log
+from relay.texts import make_plain
 
 _log = logging.getLogger("relay")
 
@@ -31,7 +32,7 @@ class _TextFormatter(logging.Formatter):
             self._second = int(record.created)
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._second))
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        line = f"{self._stamp} {level}{_printable(record.getMessage())}"
+        line = f"{self._stamp} {level}{make_plain(record.getMessage())}"
         return "\n    ".join([line, *_traceback(record)]) if record.exc_info else line
 
 
@@ -44,7 +45,7 @@ class _JsonFormatter(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             **{name: _json_value(value) for name, value in fields.items()},
-            "text": _printable(record.getMessage()),
+            "text": make_plain(record.getMessage()),
         }
         if traceback := _traceback(record):
             line["traceback"] = "\n".join(traceback)
@@ -124,22 +125,15 @@ def _choose_level() -> None:
     _log.setLevel(min([*levels, logging.INFO] if _log.handlers else levels, default=logging.NOTSET))
 
 
-def _printable(text: str) -> str:
-    """Return a text with "?" for what could break a line, move the cursor or not be encoded."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def _json_value(value: object) -> object:
-    return value if isinstance(value, int | float) else _printable(str(value))
+    return value if isinstance(value, int | float) else make_plain(str(value))
 
 
 def _traceback(record: logging.LogRecord) -> list[str]:
     if not record.exc_info:
         return []
     lines = logging.Formatter().formatException(record.exc_info).splitlines()
-    return [_printable(line) for line in lines]
+    return [make_plain(line) for line in lines]
 
 
 def emit(level: int, event: str, text: str, /, **fields: object) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay.alerts import alerts, webhook
-from relay.alerts.alert import Alert, AlertError, make_plain
+from relay.alerts.alert import Alert, AlertError
 from relay.config.model import Alerts
 from relay.config.secrets import Secret
 from tests.support.authority import Authority
@@ -166,8 +166,3 @@ async def test_a_server_that_hangs_is_left(server: HookServer, monkeypatch: pyte
         await alerts._post(Alerts(webhook=Secret(server.url())), ALERT)
     server.has_ended.set()
     await asyncio.sleep(0)
-
-
-def test_texts_are_one_short_plain_line() -> None:
-    assert make_plain("a\r\nb\x1b[2Jc\0\udcffd\u202e") == "a b?[2Jc??d?"
-    assert len(make_plain("x" * 10_000)) == 600

@@ -72,7 +72,7 @@ async def test_the_list_fits_on_a_screen(run: Run, messages: tuple[Message, Mess
         f"{first.queue_id}  2.1 kB  3 h ago  from <chris@free.fr> by pc[192.168.0.2]",
         "    to <bob@aol.com> (given as <bob>): deferred, next attempt in 12 min",
         "        host mx[1.2.3.4] said: 451 4.3.0 try later (in reply to DATA command)",
-        "    to <eve��[2J@free.fr>: queued, due now",
+        "    to <eve??[2J@free.fr>: queued, due now",
         f"{second.queue_id}  3.4 MB  5 s ago  from <>",
         "    to <u0@example.net>: held",
         "2 messages, 3.4 MB",

@@ -89,7 +89,7 @@ async def test_routes_are_listed_with_reason_reply_and_dates(run: Run, path: Pat
         0,
         (
             f"aol.test  dynamic address, {SINCE}; over {ISP} until {UNTIL}\n"
-            "    host mx.aol.test[192.0.2.7] said: 554 5.7.1 dynamic�[2J (in reply to MAIL FROM command)\n"
+            "    host mx.aol.test[192.0.2.7] said: 554 5.7.1 dynamic?[2J (in reply to MAIL FROM command)\n"
         ),
         "",
     )

@@ -90,13 +90,13 @@ async def test_a_message_is_told_with_every_attempt(run: Run, messages: tuple[Me
         assert (status, errors) == (0, "")
         assert output.splitlines() == [
             f"{messages[0].queue_id}  2026-11-24 16:40:12  2.1 kB  {SENDER}",
-            "    Message-ID: <1�@pc>",
+            "    Message-ID: <1?@pc>",
             "    Subject: Photos de l'été",
             "    to <bob@aol.com> (given as <bob>): delivered",
             f"        2026-11-24 16:40:13  after 1 s     {LATER}",
             "        2026-11-24 16:45:12  after 5 min   mx[1.2.3.4]:25: connection lost",
             f"        2026-11-24 16:55:17  after 15 min  {TAKEN}",
-            "    to <eve��[2J@free.fr>: bounced",
+            "    to <eve??[2J@free.fr>: bounced",
             f"        2026-11-24 16:40:13  after 1 s     {LATER}",
             f"        2026-11-24 16:55:17  after 15 min  {GONE}",
         ]
@@ -168,7 +168,7 @@ async def test_what_is_not_found_is_told_with_how_far_back_we_looked(
 ) -> None:
     status, output, errors = await run("--", "no\x1b[2Jsuch")
     assert (status, output) == (1, "")
-    assert errors.startswith("relay: no message since 2026-11-24 16:40:12 matches no�[2Jsuch; what was ")
+    assert errors.startswith("relay: no message since 2026-11-24 16:40:12 matches no?[2Jsuch; what was ")
     status, output, _ = await run("--json", "no such")
     assert (status, output) == (1, "[]\n")
 

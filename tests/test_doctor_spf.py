@@ -190,6 +190,36 @@ async def test_errors_tell_their_reason(record: str, result: str, reason: str) -
     assert await check(record) == (Result(result), reason)
 
 
+@pytest.mark.parametrize("last", ["x1", "1x", "1-1", "x-1", "x--x", "xn--p1ai"])
+async def test_a_domain_may_end_in_these_labels(last: str) -> None:
+    assert (await check(f"v=spf1 ?all a:example.{last}"))[0] is Result.NEUTRAL
+
+
+@pytest.mark.parametrize("last", ["1", "-x", "x-", "1-", "x_x", "."])
+async def test_a_domain_may_not_end_in_these_labels(last: str) -> None:
+    assert (await check(f"v=spf1 ?all a:example.{last}"))[0] is Result.PERMERROR
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        f"a:example.{'x' * 65_000}!",
+        f"exists:{'%{s}' * 16_000}.example.net",
+        f"exists:%{{d{'1' * 5000}}}.example.net",
+        "a " * 32_000,
+    ],
+    ids=["label", "macros", "number", "terms"],
+)
+async def test_a_record_that_is_far_too_long_is_not_read(terms: str) -> None:
+    result = await check(f"v=spf1 {terms} -all", sender=f"{'x.' * 30}x@example.com")
+    assert result == (Result.PERMERROR, "the record of example.com has more than 4096 characters")
+
+
+async def test_a_record_may_be_long() -> None:
+    networks = " ".join(f"ip4:192.0.2.{number}" for number in range(255))
+    assert (await check(f"v=spf1 {networks} -all"))[0] is Result.FAIL
+
+
 async def test_ten_lookups_are_allowed() -> None:
     assert (await check("v=spf1" + " a" * 10 + " -all"))[0] is Result.FAIL
 
@@ -246,6 +276,7 @@ async def expand(spec: str, address: str = "192.0.2.3", sender: str = "strong-ba
         ("%{lr-}.lp._spf.%{d2}", "bad.strong.lp._spf.example.com"),
         ("%{lr-}.lp.%{ir}.%{v}._spf.%{d2}", "bad.strong.lp.3.2.0.192.in-addr._spf.example.com"),
         ("%{d2}.trusted-domains.example.net", "example.com.trusted-domains.example.net"),
+        ("%{s2r-.}", "bad@email.strong"),
     ],
 )
 async def test_macros_are_expanded_as_in_section_7_4(macro: str, text: str) -> None:

@@ -202,6 +202,19 @@ class TestThePassword:
             assert "Too many wrong passwords" in answer.text
             assert (await guest.get("/metrics", **basic(PASSWORD))).status == 401
 
+    async def test_a_stranger_behind_the_proxy_does_not_bar_the_owner(
+        self, locked: House, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        forwarded = "X-Forwarded-For"
+        async with visitor(locked, **{forwarded: "192.0.2.9, 198.51.100.7"}) as stranger:
+            for _ in range(MOST_FAILURES + 1):
+                assert await log_in(stranger, "wrong") == 403
+            assert await log_in(stranger) == 403
+        assert "status page: login from 198.51.100.7 failed: too many failures" in caplog.text
+        async with visitor(locked, **{forwarded: "192.0.2.1"}) as owner:
+            assert await log_in(owner) == 303
+            assert (await owner.get("/metrics", **basic(PASSWORD))).status == 200
+
     async def test_many_guesses_at_once_are_no_way_around(self, locked: House) -> None:
         async with visitor(locked) as guest:
             token = (await guest.get("/login")).token

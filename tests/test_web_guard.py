@@ -5,11 +5,13 @@ import pytest
 from relay.web.guard import (
     MEMORY_SECONDS,
     MOST_FAILURES,
+    MOST_FAILURES_OF_PEER,
     MOST_GUESSERS,
     MOST_SESSIONS,
     SESSION_SECONDS,
     Guesses,
     Sessions,
+    find_client,
     is_equal,
     is_known_host,
     is_loopback,
@@ -54,6 +56,10 @@ def test_addresses_and_own_names_are_known(header: str) -> None:
         "localhost/evil.example",
         "localhost\\evil.example",
         "[::1",
+        "[::1].evil.example",
+        "[::1]evil.example:8025",
+        "127.0.0.1:evil.example",
+        "localhost:80.evil.example",
         "0x7f000001",
         "2130706433",
         "gw1 ",
@@ -156,35 +162,79 @@ def test_who_guesses_too_often_is_barred_for_a_while() -> None:
     clock = Clock()
     guesses = Guesses(clock)
     for _ in range(MOST_FAILURES):
-        assert not guesses.is_barred("192.168.0.66")
-        guesses.note("192.168.0.66")
-    assert guesses.is_barred("192.168.0.66")
-    assert not guesses.is_barred("192.168.0.67")
+        assert not guesses.is_barred("192.168.0.66", "192.168.0.66")
+        guesses.note("192.168.0.66", "192.168.0.66")
+    assert guesses.is_barred("192.168.0.66", "192.168.0.66")
+    assert not guesses.is_barred("192.168.0.67", "192.168.0.67")
     clock.now += MEMORY_SECONDS + 1
-    assert not guesses.is_barred("192.168.0.66")
+    assert not guesses.is_barred("192.168.0.66", "192.168.0.66")
+
+
+def test_a_stranger_behind_a_proxy_bars_nobody_else() -> None:
+    guesses = Guesses(Clock())
+    for _ in range(MOST_FAILURES):
+        guesses.note("127.0.0.1", "198.51.100.7")
+    assert guesses.is_barred("127.0.0.1", "198.51.100.7")
+    assert not guesses.is_barred("127.0.0.1", "192.0.2.1")
+    assert not guesses.is_barred("198.51.100.7", "198.51.100.7")
+
+
+def test_who_names_another_client_with_each_guess_is_barred_all_the_same() -> None:
+    guesses = Guesses(Clock())
+    for number in range(MOST_FAILURES_OF_PEER):
+        guesses.note("192.168.0.66", f"192.0.2.{number}")
+        guesses.forget("192.168.0.66", f"192.0.2.{number}")
+    assert guesses.is_barred("192.168.0.66", "203.0.113.9")
+    assert not guesses.is_barred("192.168.0.67", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        ([], "127.0.0.1"),
+        (["198.51.100.7"], "198.51.100.7"),
+        (["192.0.2.1, 198.51.100.7"], "198.51.100.7"),
+        (["192.0.2.1", "10.0.0.1,2001:db8::7"], "2001:db8::7"),
+        (["[2001:db8::7]"], "2001:db8::7"),
+        (["fe80::7%eth0"], "fe80::7"),
+        (["198.51.100.7, "], "127.0.0.1"),
+        (["unknown"], "127.0.0.1"),
+        ([""], "127.0.0.1"),
+    ],
+)
+def test_a_client_is_whom_the_last_proxy_saw(forwarded: list[str], client: str) -> None:
+    assert find_client("127.0.0.1", forwarded) == client
 
 
 def test_all_addresses_of_an_ipv6_network_count_as_one() -> None:
     guesses = Guesses(Clock())
     for number in range(MOST_FAILURES):
-        guesses.note(f"2001:db8:0:1::{number}")
-    assert guesses.is_barred("2001:db8:0:1:ffff::1")
-    assert not guesses.is_barred("2001:db8:0:2::1")
+        guesses.note("::1", f"2001:db8:0:1::{number}")
+    assert guesses.is_barred("::1", "2001:db8:0:1:ffff::1")
+    assert not guesses.is_barred("::1", "2001:db8:0:2::1")
+
+
+def test_addresses_of_ipv4_count_one_by_one_however_a_proxy_writes_them() -> None:
+    guesses = Guesses(Clock())
+    for _ in range(MOST_FAILURES):
+        guesses.note("::1", "::ffff:198.51.100.7")
+    assert guesses.is_barred("::1", "198.51.100.7")
+    assert not guesses.is_barred("::1", "::ffff:192.0.2.1")
 
 
 def test_the_right_password_is_a_new_start() -> None:
     guesses = Guesses(Clock())
     for _ in range(MOST_FAILURES):
-        guesses.note("pc")
-    guesses.forget("pc")
-    guesses.forget("pc")
-    assert not guesses.is_barred("pc")
+        guesses.note("pc", "pc")
+    guesses.forget("pc", "pc")
+    guesses.forget("pc", "pc")
+    assert not guesses.is_barred("pc", "pc")
 
 
 def test_guessers_don_t_fill_the_memory() -> None:
     guesses = Guesses(Clock())
     for number in range(MOST_GUESSERS + 5):
-        guesses.note(str(number))
+        guesses.note(str(number), str(number))
     assert len(guesses._failures) == MOST_GUESSERS
 
 

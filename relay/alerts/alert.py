@@ -34,9 +34,3 @@ class Alert:
 
 class AlertError(Exception):
     """An alert could not be handed over; the text says why, and holds no secret."""
-
-
-def make_plain(text: str) -> str:
-    """Return a text as one short line without anything that a terminal or a program could obey."""
-    line = " ".join(text.split())[:LONGEST_TEXT]
-    return "".join(character if character.isprintable() else "?" for character in line)

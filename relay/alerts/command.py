@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import cast
 
 from relay import events
-from relay.alerts.alert import Alert, AlertError, make_plain
+from relay.alerts.alert import LONGEST_TEXT, Alert, AlertError
+from relay.texts import make_line
 
 TIMEOUT_SECONDS = 30.0
 END_SECONDS = 1.0
@@ -73,7 +74,7 @@ async def run(command: Sequence[str], alert: Alert) -> None:
             await _wait_for(talk.has_ended, END_SECONDS)
         transport.close()
     if talk.output:
-        events.alert_output(command[0], make_plain(talk.output.decode(errors="replace")))
+        events.alert_output(command[0], make_line(talk.output.decode(errors="replace"), LONGEST_TEXT))
     if status is None:
         raise AlertError(f"{command[0]} was not done after {TIMEOUT_SECONDS:.0f} seconds")
     if status:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import ssl
 import urllib.request
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -15,11 +14,12 @@ from http.client import HTTPException
 from typing import Literal
 from urllib.parse import SplitResult, parse_qs, unquote
 
-from relay.alerts.alert import Alert, AlertError, make_plain
+from relay.alerts.alert import LONGEST_TEXT, Alert, AlertError
 from relay.config.alerts import split_webhook
 from relay.config.model import Alerts as Settings
 from relay.config.secrets import SecretError
-from relay.http import make_opener
+from relay.http import explain_failure, make_opener
+from relay.texts import make_line
 
 TIMEOUT_SECONDS = 30.0
 """For each step of the exchange."""
@@ -42,7 +42,8 @@ def post(settings: Settings, environ: Mapping[str, str], alert: Alert) -> None:
         with make_opener().open(request, timeout=TIMEOUT_SECONDS) as response:
             status = response.status
     except OSError as error:
-        raise AlertError(f"webhook at {host}: {make_plain(_reason(error))}") from None
+        reason = make_line(explain_failure(error), LONGEST_TEXT)
+        raise AlertError(f"webhook at {host}: {reason}") from None
     except (HTTPException, ValueError):
         raise AlertError(f"webhook at {host}: its answer is not HTTP") from None
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
@@ -83,10 +84,3 @@ def build_request(parts: SplitResult, form: Form, alert: Alert) -> urllib.reques
             body = json.dumps(alert.fields).encode()
     url = parts._replace(netloc=place, fragment="").geturl()
     return urllib.request.Request(url, body, headers)  # noqa: S310 - its scheme was checked
-
-
-def _reason(error: OSError) -> str:
-    cause = getattr(error, "reason", error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {cause.verify_message}"
-    return getattr(cause, "strerror", None) or str(cause)

@@ -27,9 +27,9 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "check",
-        help="validate the configuration and print it",
-        description="Validate the configuration and print it, with defaults and names filled in and secrets"
-        " hidden. Warnings tell where mail may fail all the same.",
+        help="tell what is wrong in relay.toml, and print all its settings",
+        description="Tell all that is wrong in relay.toml; where nothing is, print its settings, with"
+        " defaults filled in and secrets hidden. Warnings tell where mail may fail all the same.",
     )
     add_config_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of TOML")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import tomli_w
 
 from relay.cli.options import add_config_option
+from relay.cli.words import fail
 from relay.config.dkim import load_key, parse_selector
 from relay.config.lenient import read_queue
 from relay.config.loading import find_config, load_dkim_places
@@ -79,21 +79,16 @@ def _dkim(args: argparse.Namespace) -> int:
             _make(path, args.type or "rsa", folder)
         key = load_key(path)
     except OSError as error:
-        return _fail(f"{error.filename or path}: {error.strerror}; run this as the relay's user, or as root")
+        return fail(f"{error.filename or path}: {error.strerror}; run this as the relay's user, or as root")
     except ValueError as error:
-        return _fail(f"{path} can't be used: {error}")
+        return fail(f"{path} can't be used: {error}")
     if args.type not in (None, key.kind):
-        return _fail(
+        return fail(
             f"{path} holds a key of the type {key.kind} already; a new --selector makes another one beside it"
         )
     print(f"{'This key is new' if is_new else 'The key is there already'}: {path}\n")
     print(*_tell(domain, selector, path, key, is_configured=configured == (selector, path)), sep="\n")
     return 0
-
-
-def _fail(sentence: str) -> int:
-    print(f"relay: {sentence}", file=sys.stderr)
-    return 1
 
 
 def _make(path: Path, kind: str, queue_folder: Path) -> None:

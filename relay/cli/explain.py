@@ -19,7 +19,6 @@ from relay.cli.control import ask
 from relay.cli.options import add_config_option
 from relay.config.loading import load_with_places
 from relay.config.model import Config
-from relay.config.writing import make_plain
 from relay.explain.run import Explanation, explain
 from relay.mail.address import quote_address
 from relay.mail.envelope import Client, Envelope, Recipient
@@ -29,6 +28,7 @@ from relay.mail.path import parse_path
 from relay.queue.control import parse_learned
 from relay.reception.access import plain_address
 from relay.reception.content import ChunkReader
+from relay.texts import make_line
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
@@ -50,7 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "sender", type=_parse_sender, metavar="SENDER", help='an address; "" is none, as in reports'
     )
-    parser.add_argument("recipient", type=_parse_recipient, metavar="RECIPIENT")
+    parser.add_argument("recipient", type=_parse_recipient, metavar="RECIPIENT", help="an address")
     content = parser.add_mutually_exclusive_group()
     content.add_argument(
         "--header",
@@ -144,7 +144,7 @@ def _parse_header(text: str) -> bytes:
 
 
 def _refusal(text: str, why: str) -> str:
-    return f'"{make_plain(text)}" is {why}'
+    return f'"{make_line(text)}" is {why}'
 
 
 def _make(sender: str, recipient: str, headers: Sequence[bytes]) -> bytes:

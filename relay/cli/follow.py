@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from relay.cli.progress import showing_progress
-from relay.cli.words import make_plain
+from relay.texts import make_plain
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0

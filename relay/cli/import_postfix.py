@@ -106,6 +106,7 @@ class Files:
 
     What belongs to /etc/postfix is looked for in that folder. Where the folder is an etc/postfix itself,
     other paths start beside it: those of a backup in the backup, those of /etc/postfix on this machine.
+    Nothing outside is read: neither ``..`` nor a link leads out of a copy.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
@@ -114,15 +115,18 @@ class Files:
         absolute = folder.absolute()
         is_usual = absolute.parts[-2:] == HOME.parts
         self._root = absolute.parent.parent if is_usual else None
+        self._bounds = (self._root or folder).resolve()
 
     def read(self, name: str) -> str:
         """Return the text of a file; raises OSError."""
-        path = self._find(Path(name))
-        self._tell(f"reading {path}")
         try:
+            path = self._find(Path(name))
+            if not path.resolve().is_relative_to(self._bounds):
+                raise PermissionError(errno.EPERM, f"is outside {self._bounds}, so it was not read", name)
+            self._tell(f"reading {path}")
             return read_text(path)
-        except ValueError:  # a NUL in the name
-            raise FileNotFoundError(2, "is no name of a file", name) from None
+        except (ValueError, RuntimeError):  # a NUL in the name, or links that go round
+            raise FileNotFoundError(errno.ENOENT, "is no name of a file", name) from None
 
     def _find(self, path: Path) -> Path:
         if not path.is_absolute():

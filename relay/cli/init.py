@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 from relay.cli import login
 from relay.cli.init_questions import NOTHING, Given, ask_address, ask_all, ask_login, ask_server
 from relay.cli.interview import Interview, MissingError
+from relay.cli.words import fail
 from relay.config.advice import advise
 from relay.config.loading import USUAL_PATHS, choose_hostname, find_config, parse_config
 from relay.config.model import Config, Limits, Queue
 from relay.config.problems import ConfigError
 from relay.config.secrets import Secret, SecretError
 from relay.config.values import parse_port
-from relay.doctor.finding import Severity, make_plain
+from relay.doctor.finding import LONGEST_DETAIL, Severity
 from relay.doctor.port25 import BLOCKED, INTERCEPTED
 from relay.doctor.smarthosts import CLOSED, NO_LOGIN, NO_RECIPIENT, NO_SENDER, NO_TLS, UNKNOWN
 from relay.files import write_new
@@ -37,6 +38,7 @@ from relay.init.answers import Answers
 from relay.init.machine import choose_name, choose_queue
 from relay.init.trial import Tried, send_test_message, try_way
 from relay.init.writing import Surroundings, write_toml
+from relay.texts import make_line
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
@@ -92,16 +94,20 @@ def add_parser(subparsers: Subparsers) -> None:
     way.add_argument("--direct", action="store_true", help="send straight to the recipients' servers")
     add("--host", type=_checked(parsers.parse_server_name), help="send through this server")
     add("--port", type=_checked(parse_port), help="its port")
-    add("--tls", type=_checked(parsers.parse_tls), help="implicit, starttls, opportunistic or none")
+    add(
+        "--tls",
+        type=_checked(parsers.parse_tls),
+        help="how it encrypts: implicit, starttls, opportunistic or none",
+    )
     add("--username", type=_checked(parsers.parse_username), help='your user name there; "-": no login')
     add("--password-file", type=Path, metavar="FILE", help="a file that holds the password")
-    add("--client-id", type=_checked(parsers.parse_client_id), metavar="ID", help="for OAuth")
-    add("--networks", type=_checked(parsers.parse_networks), help='who may send, as "private,192.0.2.0/24"')
+    add("--client-id", type=_checked(parsers.parse_client_id), metavar="ID", help="your client id for OAuth")
+    add("--networks", type=_checked(parsers.parse_networks), help='who may send: "private,192.0.2.0/24"')
     add(
         "--listen",
         type=_checked(parsers.parse_listen),
         metavar="[ADDRESS:]PORT",
-        help="where devices send to",
+        help="the port that devices send to",
     )
     add("--no-trial", action="store_true", help="do not try whether mail would leave")
     add("--test-message", action="store_true", help="send a message to your address in the end")
@@ -115,7 +121,7 @@ def _checked(parse: Callable[[str], object]) -> Callable[[str], object]:
         try:
             return parse(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(make_plain(str(error))) from None
+            raise argparse.ArgumentTypeError(make_line(str(error), LONGEST_DETAIL)) from None
 
     return parse_flag
 
@@ -127,9 +133,9 @@ def _hostname() -> str:
 def _init(args: argparse.Namespace) -> int:
     path = args.output or Path(os.environ.get("RELAY_CONFIG") or USUAL_PATHS[0])
     if refusal := _refuse_place(path):
-        return _fail(refusal)
+        return fail(refusal)
     if refusal := _refuse_flags(args):
-        return _fail(refusal, status=2)
+        return fail(refusal, status=2)
     logging.basicConfig(handlers=[logging.NullHandler()])  # what there is to say is said here
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # answers and servers' words may not be in its alphabet
@@ -141,19 +147,14 @@ def _init(args: argparse.Namespace) -> int:
     except MissingError as error:
         why = "with --yes" if args.yes else "without a terminal"
         defaults = "" if args.yes else "; --yes takes the defaults"
-        return _fail(f"{error} is missing: {why} nothing is asked{defaults}", status=2)
+        return fail(f"{error} is missing: {why} nothing is asked{defaults}", status=2)
     except ConfigError as error:
-        return _fail("\n  ".join(["these answers don't go together:", *error.errors]), status=2)
+        return fail("\n  ".join(["these answers don't go together:", *error.errors]), status=2)
     except EOFError:
-        return _fail(f"the input has ended; {setup.state}")
+        return fail(f"the input has ended; {setup.state}")
     except KeyboardInterrupt:
         print(f"\nrelay: {setup.state}", file=sys.stderr)
         raise
-
-
-def _fail(sentence: str, status: int = 1) -> int:
-    print(f"relay: {sentence}", file=sys.stderr)
-    return status
 
 
 def _say(sentence: str) -> None:
@@ -210,7 +211,7 @@ class _Setup:
         if not args.no_trial:
             answers, tried = self._try(answers)
         if tried is None:
-            return _fail(f"{self.state}; --no-trial writes it untried")
+            return fail(f"{self.state}; --no-trial writes it untried")
         draft = self._draft(answers, tried)
         self._write(draft)
         status = self._finish(draft, wants_message=args.test_message)
@@ -261,7 +262,7 @@ class _Setup:
         }
         direct = () if draft.answers.server else (_DIRECT,)
         for sentence in (*direct, *advise(draft.config, passwords)):
-            _say(f"Note: {make_plain(sentence)}")
+            _say(f"Note: {make_line(sentence)}")
 
     # Trial
 
@@ -336,9 +337,9 @@ class _Setup:
         """Send a test message if one is wanted; return False where it was not taken."""
         if not (is_wanted or self.interview.confirm(f"Send a test message to {address}?")):
             return True
-        print(f"\nSending a test message to {make_plain(address)} ...", flush=True)
+        print(f"\nSending a test message to {make_line(address)} ...", flush=True)
         attempt = asyncio.run(send_test_message(config, address))
-        said = make_plain(attempt.explain())
+        said = make_line(attempt.explain(), LONGEST_DETAIL)
         if not attempt.reply.is_positive:
             _say(f"It was not taken: {said}")
             return False

@@ -6,7 +6,8 @@ import getpass
 from collections.abc import Callable
 from typing import TypeVar
 
-from relay.doctor.finding import make_plain
+from relay.doctor.finding import LONGEST_DETAIL
+from relay.texts import make_line
 
 Value = TypeVar("Value")
 Parse = Callable[[str], Value]
@@ -31,12 +32,12 @@ class Interview:
     def explain(self, title: str, *lines: str) -> None:
         """Say what the next question is about, if there will be one."""
         if self.may_ask:
-            print(f"\n{title}", *(f"  {make_plain(line)}" for line in lines), sep="\n")
+            print(f"\n{title}", *(f"  {make_line(line)}" for line in lines), sep="\n")
 
     def ask(self, prompt: str, flag: str, parse: Parse[Value], default: str = "") -> Value:
         """Return the answer, or that of the default; raises MissingError where there is neither."""
         if self.may_ask:
-            shown = f" [{make_plain(default)}]" if default else ""
+            shown = f" [{make_line(default)}]" if default else ""
             return self._repeat(parse, lambda: _read(f"{prompt}{shown}: ") or default)
         if default and self._takes_defaults:
             return parse(default)
@@ -45,7 +46,7 @@ class Interview:
     def ask_secretly(self, prompt: str, flag: str, parse: Parse[Value]) -> Value:
         """Return an answer that is not shown while it is typed."""
         if self.may_ask:
-            return self._repeat(parse, lambda: _read_secret(f"{make_plain(prompt)}: "))
+            return self._repeat(parse, lambda: _read_secret(f"{make_line(prompt)}: "))
         raise MissingError(flag)
 
     def confirm(self, question: str) -> bool:
@@ -53,7 +54,7 @@ class Interview:
         if not self.may_ask:
             return False
         print()
-        return self._repeat(_parse_yes, lambda: _read(f"{make_plain(question)} (y/n) [n]: "))
+        return self._repeat(_parse_yes, lambda: _read(f"{make_line(question)} (y/n) [n]: "))
 
     def choose(self, question: str, choices: dict[str, Value], default: int) -> Value:
         """Return what one of several sentences stands for; ``default`` is counted from 1."""
@@ -72,7 +73,7 @@ class Interview:
             try:
                 return parse(read())
             except ValueError as error:
-                said = make_plain(str(error))
+                said = make_line(str(error), LONGEST_DETAIL)
                 print(f"  That won't do: {said}{'' if said.endswith('?') else '.'}")
 
 

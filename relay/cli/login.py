@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from relay.cli.options import add_config_option, load_chosen_config
+from relay.cli.words import fail
 from relay.config.problems import suggest
 from relay.config.secrets import SecretError
 from relay.oauth import client
@@ -27,7 +28,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "login",
-        help="log in at a smarthost that wants OAuth",
+        help="log in at a provider that takes no passwords (OAuth)",
         description="Get an OAuth token for [smarthost.NAME], with any machine's browser; see docs/oauth.md.",
     )
     parser.add_argument("name", metavar="NAME", help="name of the smarthost in relay.toml")
@@ -46,19 +47,14 @@ def log_in(config: Config, name: str) -> int:
         grant = _log_in_by_code(account) if account.device_endpoint else _log_in_by_redirect(account)
         _keep(account, grant)
     except (_LoginError, SecretError, UnreachableError) as error:
-        return _fail(str(error))
+        return fail(str(error))
     except OAuthError as error:
-        return _fail(_explain(error))
+        return fail(_explain(error))
     return 0
 
 
 class _LoginError(Exception):
     """The text tells what to do."""
-
-
-def _fail(sentence: str) -> int:
-    print(f"relay: {sentence}", file=sys.stderr)
-    return 1
 
 
 def _find_account(config: Config, name: str) -> OAuthAccount:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from relay.cli.words import make_plain
+from relay.texts import make_plain
 
 
 class Show(Protocol):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from relay.cli.control import EMPTY, ask, request
 from relay.cli.follow import choose, follow, summarize
 from relay.cli.options import add_config_option, find_queue
-from relay.cli.words import describe_due, format_duration, format_size, make_plain
+from relay.cli.words import describe_due, format_duration, format_size
 from relay.queue.rows import pack
 from relay.queue.selection import matches
+from relay.texts import make_plain
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers
@@ -26,7 +27,7 @@ _ACTIONS = {
     "retry": ("try waiting messages now", "due now"),
     "hold": ("keep messages from being tried until they are released", "held"),
     "release": ("let held messages go", "released"),
-    "delete": ("forget messages that were not delivered", "deleted"),
+    "delete": ("throw away messages that wait; nobody is told", "deleted"),
 }
 
 
@@ -37,17 +38,25 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="list the messages that wait")
+    listing = commands.add_parser(
+        "list",
+        help="list the messages that wait",
+        description="List the messages that wait: for whom, what the last attempt met, when the next one is.",
+    )
     _add_selection(listing)
     listing.set_defaults(run=_list)
 
-    show = commands.add_parser("show", help="show one message: envelope, attempts, header")
-    show.add_argument("id", metavar="ID")
+    show = commands.add_parser(
+        "show",
+        help="show one message: envelope, attempts, header",
+        description="Show one message: who gets it, each attempt so far, and its header.",
+    )
+    show.add_argument("id", metavar="ID", help="queue id of the message, as `relay queue list` shows it")
     _add_common(show)
     show.set_defaults(run=_show)
 
     for name, (purpose, _) in _ACTIONS.items():
-        action = commands.add_parser(name, help=purpose)
+        action = commands.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
         _add_selection(action)
         action.add_argument("--all", action="store_true", help="all messages")
         action.set_defaults(run=_act, command=name, usage_error=action.error, wait=False)
@@ -58,12 +67,18 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ids", metavar="ID", nargs="*", help="queue id of a message")
     parser.add_argument(
-        "--to", type=_address, metavar="ADDRESS", help="only recipients ADDRESS, or in @DOMAIN"
+        "ids", metavar="ID", nargs="*", help="queue id of a message, as `relay queue list` shows it"
     )
     parser.add_argument(
-        "--from", dest="sender", type=_address, metavar="ADDRESS", help="only from ADDRESS, @DOMAIN or '<>'"
+        "--to", type=_address, metavar="ADDRESS", help="only mail for ADDRESS, or for @DOMAIN"
+    )
+    parser.add_argument(
+        "--from",
+        dest="sender",
+        type=_address,
+        metavar="ADDRESS",
+        help="only mail from ADDRESS or @DOMAIN, or reports ('<>')",
     )
     _add_common(parser)
 
@@ -105,7 +120,7 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     print(*_lines(message, time.time()), sep="\n")
     if message["header"]:
-        print("", *map(make_plain, message["header"].replace("\t", " ").splitlines()), sep="\n")
+        print("", *map(make_plain, message["header"].splitlines()), sep="\n")
     return 0
 
 

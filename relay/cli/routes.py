@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from relay.cli.control import ask
 from relay.cli.options import add_config_option, find_queue
-from relay.cli.words import make_plain
 from relay.mail.learned import ANYWHERE
+from relay.texts import make_plain
 
 if TYPE_CHECKING:
     from relay.cli.options import Subparsers

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from relay.cli.control import ask
 from relay.cli.options import add_config_option, find_queue
-from relay.cli.words import describe_due, format_duration, format_size, make_plain
+from relay.cli.words import describe_due, format_duration, format_size
+from relay.texts import make_plain
 
 if TYPE_CHECKING:
     from pathlib import Path

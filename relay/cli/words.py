@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ def format_size(count: int) -> str:
     return f"{count} B"
 
 
-def make_plain(text: str) -> str:
-    """Return text without what could disturb a terminal."""
-    return "".join(character if character.isprintable() else "�" for character in text)
+def fail(sentence: str, status: int = 1) -> int:
+    """Print what went wrong; return the status that a command then ends with."""
+    print(f"relay: {sentence}", file=sys.stderr)
+    return status

@@ -14,6 +14,7 @@ from relay.mail.aliases import ANYBODY, Targets
 from relay.mail.header_checks import HeaderCheck
 from relay.mail.rewrite import Canonical
 from relay.mail.route import ByLocal, ByMx, Discard, NextHop, Refuse, TransportEntry, Via
+from relay.texts import join_port
 
 Table = dict[str, object]
 
@@ -62,9 +63,9 @@ def render(config: Config) -> Table:
             domain: {"selector": dkim.selector, "key_file": str(dkim.key_file)}
             for domain, dkim in config.dkim.items()
         },
-        "dns": {"nameservers": [_join_port(address, port) for address, port in config.dns.nameservers]},
+        "dns": {"nameservers": [join_port(address, port) for address, port in config.dns.nameservers]},
         "web": {
-            "address": _join_port(config.web.host, config.web.port) if config.web.host else "",
+            "address": join_port(config.web.host, config.web.port) if config.web.host else "",
             **render_secret("password", config.web.password),
         },
         "alerts": _render_alerts(config.alerts),
@@ -74,7 +75,7 @@ def render(config: Config) -> Table:
 
 def _render_listen(listen: Listen) -> Table:
     return {
-        "address": _join_port(listen.host, listen.port),
+        "address": join_port(listen.host, listen.port),
         "tls": listen.tls,
         "tls_minimum": listen.tls_minimum,
         "auth": listen.auth,
@@ -177,7 +178,7 @@ def _render_alias(alias: Targets | Refuse) -> object:
 
 def _render_local(local: Local) -> Table:
     lmtp = local.lmtp and (
-        _join_port(local.lmtp.host, local.lmtp.port) if local.lmtp.port else local.lmtp.host
+        join_port(local.lmtp.host, local.lmtp.port) if local.lmtp.port else local.lmtp.host
     )
     return {
         "domains": list(local.domains),
@@ -198,7 +199,3 @@ def _render_check(check: HeaderCheck) -> Table:
 
 def _quote(address: str) -> str:
     return address if address.startswith("@") else quote_address(address)
-
-
-def _join_port(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import tomli_w
 
 from relay.config.problems import format_path
+from relay.texts import make_line
 
 WIDTH = 116
 
@@ -26,13 +27,8 @@ def write_comment(sentences: Iterable[str]) -> list[str]:
     return [
         f"# {line}"
         for sentence in sentences
-        for line in textwrap.wrap(make_plain(sentence), WIDTH, break_long_words=False, break_on_hyphens=False)
+        for line in textwrap.wrap(make_line(sentence), WIDTH, break_long_words=False, break_on_hyphens=False)
     ]
-
-
-def make_plain(text: str) -> str:
-    """Return a text that may stand in a comment: one line without control characters."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
 def write_body(table: Mapping[str, object]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from relay.texts import make_line
+
 LONGEST_DETAIL = 400
 """Characters of what others said that a finding quotes."""
 
@@ -52,16 +54,10 @@ class Kind:
 
         ``matters`` False makes it a mere information: it is wrong, but no mail depends on it.
         """
-        quoted = {name: make_plain(str(detail)) for name, detail in details.items()}
+        quoted = {name: make_line(str(detail), LONGEST_DETAIL) for name, detail in details.items()}
         severity = self.severity if matters else min(self.severity, Severity.INFO, key=lambda s: s.rank)
         texts = (text.format_map(quoted) for text in (self.what, self.why, self.remedy))
         return Finding(self.name, severity, *texts)
-
-
-def make_plain(text: str) -> str:
-    """Return what others said on one line, without what could disturb a terminal, and not too much of it."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return line if len(line) <= LONGEST_DETAIL else f"{line[:LONGEST_DETAIL]} ..."
 
 
 UNCHECKED = Kind(

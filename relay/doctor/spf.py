@@ -20,6 +20,8 @@ MOST_VOID_LOOKUPS = 2
 MOST_NAMES = 10
 """Mail exchangers of one ``mx``, and reverse names, that are looked at (section 4.6.4)."""
 LONGEST_NAME = 253
+LONGEST_RECORD = 4096
+"""Characters. Section 3.4 wants far shorter ones: what is too long for a packet may never be seen."""
 
 Address = IPv4Address | IPv6Address
 
@@ -67,7 +69,7 @@ class _SpfError(Exception):
 _QUALIFIERS = {"+": Result.PASS, "-": Result.FAIL, "~": Result.SOFTFAIL, "?": Result.NEUTRAL}
 _MACRO = r"%\{[slodiphvSLODIPHV](?:0*[1-9][0-9]*)?[rR]?[.\-+,/_=]*\}"
 _ANY_MACRO = _MACRO.replace("slodiphvSLODIPHV", "A-Za-z")
-_TOP_LABEL = r"(?:[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*|[A-Za-z0-9]+-[A-Za-z0-9-]*[A-Za-z0-9])"
+_TOP_LABEL = r"(?=[0-9]*[A-Za-z-])[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _MACRO_STRING = re.compile(rf"(?:{_ANY_MACRO}|%[%_-]|[!-$&-~])*")
 _DOMAIN_SPEC = re.compile(rf"(?:{_MACRO}|%[%_-]|[!-$&-~])*(?:\.{_TOP_LABEL}\.?|{_MACRO}|%[%_-])")
 _EXPANSION = re.compile(r"%(?:\{([A-Za-z])([0-9]*)([rR]?)([.\-+,/_=]*)\}|([%_-]))")
@@ -196,7 +198,13 @@ class _Evaluation:
         found = [text for text in answer.records if text.split(" ")[0].lower() == "v=spf1"]
         if len(found) > 1:
             raise _SpfError(Result.PERMERROR, f"{domain} has {len(found)} SPF records")
-        return found[0] if found else ""
+        if not found:
+            return ""
+        if len(found[0]) > LONGEST_RECORD:
+            raise _SpfError(
+                Result.PERMERROR, f"the record of {domain} has more than {LONGEST_RECORD} characters"
+            )
+        return found[0]
 
     async def _matches(self, directive: _Directive, domain: str) -> bool:
         argument = directive.argument
@@ -290,19 +298,24 @@ class _Evaluation:
         }
 
         def replace(match: re.Match[str]) -> str:
-            letter, digits, reverse, delimiters, other = match.groups()
-            if other:
-                return {"%": "%", "_": " ", "-": "%20"}[other]
-            parts = re.split(f"[{re.escape(delimiters or '.')}]", values[letter.lower()])
+            letter, digits, reverse, delimiters, escaped = match.groups()
+            if escaped:
+                return {"%": "%", "_": " ", "-": "%20"}[escaped]
+            first, *others = set(delimiters or ".")
+            value = values[letter.lower()]
+            for other in others:
+                value = value.replace(other, first)
+            parts = value.split(first)
             if reverse:
                 parts.reverse()
             text = ".".join(parts[-int(digits) :] if digits else parts)
             return quote(text, safe="-._~") if letter.isupper() else text
 
         expanded = _EXPANSION.sub(replace, spec).removesuffix(".")
-        while len(expanded) > LONGEST_NAME and "." in expanded:
-            expanded = expanded.partition(".")[2]
-        return expanded
+        if len(expanded) <= LONGEST_NAME:
+            return expanded
+        end = expanded[-LONGEST_NAME - 1 :]
+        return end.partition(".")[2] or end
 
     def _dotted(self) -> str:
         if isinstance(self._peer, IPv4Address):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from relay.config.places import Places
 from relay.config.problems import format_path
-from relay.config.writing import make_plain
 from relay.mail.address import quote_address
+from relay.texts import make_line
 
 _TABLES = frozenset({"aliases", "recipient_canonical", "sender_canonical", "sender_relayhost", "transport"})
 """Their keys are the owner's, not ours."""
@@ -58,7 +58,7 @@ class Citing:
     def cite(self, *path: str | int) -> Rule:
         """Return the rule at a path of relay.toml, for the step that comes next."""
         line = self._places.find(path)
-        rule = Rule(make_plain(_name(path)), self._places.file if line else "", line)
+        rule = Rule(make_line(_name(path)), self._places.file if line else "", line)
         if rule not in self._cited:
             self._cited.append(rule)
         return rule
@@ -70,7 +70,7 @@ class Citing:
     def step(self, step: str, about: str, what: str, *, is_obstacle: bool = False) -> Step:
         """Return a step with the rules that were cited since the last one."""
         cited, self._cited = tuple(self._cited), []
-        return Step(step, make_plain(about), make_plain(what), cited, is_obstacle)
+        return Step(step, make_line(about), make_line(what), cited, is_obstacle)
 
 
 def show(address: str) -> str:

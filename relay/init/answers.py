@@ -18,6 +18,7 @@ from relay.config.values import (
 )
 from relay.mail.address import fold, quote_address, split_address
 from relay.mail.route import Tls
+from relay.texts import join_port
 
 DIRECT = "direct"
 PRIVATE = "private"
@@ -213,7 +214,7 @@ def parse_listen(text: str) -> str:
     host, port = parse_listen_address(f"0.0.0.0:{text}" if is_port else text)
     if not port:
         raise ValueError('"0" is not a port that devices could be told')
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_port(host, port)
 
 
 def _require_plain(text: str) -> None:

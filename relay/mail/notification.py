@@ -13,6 +13,7 @@ from relay.mail.encoded_words import decode_words
 from relay.mail.envelope import Message
 from relay.mail.lifecycle import age
 from relay.mail.trace import format_date
+from relay.texts import make_plain
 
 Kind = Literal["failure", "delay", "success"]
 
@@ -60,8 +61,7 @@ _EXPIRED_ADVICE = "It will not be tried again. If it still matters, please send 
 
 def clean(text: str) -> str:
     """Return one line of valid Unicode: white space becomes a space, what cannot be shown a question mark."""
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(" " if c.isspace() else c if c.isprintable() else "?" for c in text)
+    return make_plain(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def wrap(text: str, *, indent: str = "", hanging_indent: str | None = None) -> list[str]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import secrets
-import ssl
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -21,7 +20,8 @@ from http.client import HTTPException
 from ipaddress import ip_address
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from relay.http import make_opener
+from relay.http import explain_failure, make_opener
+from relay.texts import make_line
 
 TIMEOUT_SECONDS = 20.0
 LARGEST_ANSWER = 65536
@@ -173,7 +173,7 @@ def read_redirect(authorization: Authorization, url: str) -> str:
     if not secrets.compare_digest(answer["state"].encode(errors="replace"), authorization.state.encode()):
         raise ValueError("this address belongs to another login; use the link above")
     if "error" in answer:
-        raise OAuthError(_plain(answer["error"]), _plain(answer.get("error_description", "")))
+        raise OAuthError(_first_line(answer["error"]), _first_line(answer.get("error_description", "")))
     if "code" not in answer:
         raise ValueError("this address has no code= in it; copy all of it")
     return answer["code"]
@@ -235,14 +235,16 @@ def _post(endpoint: str, fields: Mapping[str, str]) -> dict[str, object]:
         with make_opener().open(request, timeout=TIMEOUT_SECONDS) as response:
             status, answer = response.status, _parse(response.read(LARGEST_ANSWER))
     except (OSError, HTTPException, ValueError) as error:
-        raise UnreachableError(f"{_host(endpoint)} does not answer: {_plain(_reason(error))}") from None
+        raise UnreachableError(
+            f"{_host(endpoint)} does not answer: {_first_line(explain_failure(error))}"
+        ) from None
     if status == HTTPStatus.OK:
         return answer
     code = answer.get("error")
     is_refusal = isinstance(code, str) and code not in _TEMPORARY
     if is_refusal and status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
         description = str(answer.get("error_description") or "")
-        raise OAuthError(_plain(_hide(str(code), fields)), _plain(_hide(description, fields)))
+        raise OAuthError(_first_line(_hide(str(code), fields)), _first_line(_hide(description, fields)))
     raise UnreachableError(f"{_host(endpoint)} answers with HTTP status {status}")
 
 
@@ -270,13 +272,6 @@ def _host(endpoint: str) -> str:
     return urlsplit(endpoint).hostname or endpoint
 
 
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "reason", error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not valid: {cause.verify_message}"
-    return getattr(cause, "strerror", None) or str(cause)
-
-
 def _hide(text: str, fields: Mapping[str, str]) -> str:
     """Return a provider's text without what we sent it in confidence, should it quote that."""
     for name in _CONFIDENTIAL:
@@ -285,7 +280,6 @@ def _hide(text: str, fields: Mapping[str, str]) -> str:
     return text
 
 
-def _plain(text: str) -> str:
+def _first_line(text: str) -> str:
     """Return the first line of a text, fit for a log and a terminal."""
-    line = next(iter(text.splitlines()), "")[:LONGEST_DESCRIPTION]
-    return "".join(character if character.isprintable() else "?" for character in line)
+    return make_line(next(iter(text.splitlines()), ""), LONGEST_DESCRIPTION)

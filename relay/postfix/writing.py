@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from relay.config.problems import KeyPath, format_path
-from relay.config.writing import make_plain, write_body, write_comment, write_pair
+from relay.config.writing import write_body, write_comment, write_pair
 from relay.postfix.draft import Draft, Lack
+from relay.texts import make_line
 
 _TOP = {
     "hostname": "The relay's own name.",
@@ -81,11 +82,11 @@ def _write_lacks(lacks: Iterable[Lack]) -> Iterator[str]:
         yield "#"
         yield from write_comment([f"{reason}:"])
         for what in whats:
-            yield f"#   {make_plain(what)}"
+            yield f"#   {make_line(what)}"
 
 
 def _offers(draft: Draft, path: KeyPath) -> list[str]:
-    return [f"#{make_plain(line)}" for line in draft.offers.get(path, [])]
+    return [f"#{make_line(line)}" for line in draft.offers.get(path, [])]
 
 
 def _body(table: object) -> list[str]:

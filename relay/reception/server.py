@@ -19,6 +19,7 @@ from relay.reception.shared import Listener, SessionSettings, Shared
 from relay.reception.tls import Certificate, CertificateError
 from relay.reception.tls_server import TlsServer
 from relay.reception.upload import Intake
+from relay.texts import join_port
 
 BACKLOG = 1000
 """Connections that may wait to be accepted."""
@@ -68,7 +69,7 @@ class Reception:
     def addresses(self) -> list[str]:
         """The addresses that are listened on, as ``host:port``; the real port where 0 was asked for."""
         names = [sock.getsockname() for sock in self._sockets.values()]
-        return [_format_address(host, port) for host, port, *_ in names]
+        return [join_port(host, port) for host, port, *_ in names]
 
     def configure(self, intake: Intake, settings: SessionSettings, limits: Limits) -> None:
         """Follow a changed configuration from the next command on, in open sessions too."""
@@ -155,7 +156,7 @@ class Reception:
         del self._waiting[address]
         self._sockets[address] = sock
         await self._listen(address)
-        events.listener_opened(_format_address(*address))
+        events.listener_opened(join_port(*address))
 
     def _stop_listening(self, address: Address) -> None:
         if address in self._waiting:
@@ -169,7 +170,7 @@ def _bind_all(addresses: Sequence[Address]) -> dict[Address, socket.socket | Non
     """Return a socket for each address, None where the machine does not have the address yet."""
     sockets: dict[Address, socket.socket | None] = {}
     for address in addresses:
-        name = _format_address(*address)
+        name = join_port(*address)
         try:
             sockets[address] = _bind(*address)
         except OSError as error:
@@ -197,7 +198,3 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _format_address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -16,6 +16,7 @@ from relay.web.guard import (
     COOKIE_SECONDS,
     Guesses,
     Sessions,
+    find_client,
     is_equal,
     is_known_host,
     is_loopback,
@@ -33,7 +34,7 @@ IS_TRUSTED: web.RequestKey[bool] = web.RequestKey("is_trusted", bool)
 _OPEN = ("/healthz", "/login")
 _FOR_PROGRAMS = ("/healthz", "/metrics")
 _FORM = "application/x-www-form-urlencoded"
-_BARRED = "Too many wrong passwords came from your address. Wait ten minutes, then try again."
+_BARRED = "Too many wrong passwords came from your address or proxy. Wait ten minutes, then try again."
 
 
 class Door:
@@ -83,22 +84,22 @@ class Door:
 
     async def log_in(self, request: web.Request) -> str | web.Response:
         """Take a password from the login form: return the answer, or why there is none."""
-        address = request.remote or ""
+        peer, client = _origin(request)
         form = await request.post()
         given = form.get("password")
         if self._password is None:
             return web.Response(status=303, headers={"Location": "/"})
-        if self._guesses.is_barred(address):
-            events.page_login_failed(address, "too many failures")
+        if self._guesses.is_barred(peer, client):
+            events.page_login_failed(client, "too many failures")
             return _BARRED
         try:
             password = self._password()
         except SecretError as error:
             return f"The password of this page can't be read: {error}."
         if not (isinstance(given, str) and is_equal(given, password)):
-            await self._refuse(address)
+            await self._refuse(peer, client)
             return "This is not the password."
-        self._guesses.forget(address)
+        self._guesses.forget(peer, client)
         response = web.Response(status=303, headers={"Location": "/"})
         secret = self._sessions.open(password)
         response.set_cookie(
@@ -127,18 +128,18 @@ class Door:
         header = request.headers.get("Authorization")
         if header is None or request.path not in _FOR_PROGRAMS:
             return
-        address = request.remote or ""
+        peer, client = _origin(request)
         try:
             given = BasicAuth.decode(header, "utf-8").password
         except ValueError:
             return
-        if self._guesses.is_barred(address):
-            events.page_login_failed(address, "too many failures")
+        if self._guesses.is_barred(peer, client):
+            events.page_login_failed(client, "too many failures")
         elif is_equal(given, password):
-            self._guesses.forget(address)
+            self._guesses.forget(peer, client)
             request[IS_TRUSTED] = True
         else:
-            await self._refuse(address)
+            await self._refuse(peer, client)
 
     def _warn(self, sentence: str) -> None:
         """Log what is wrong, once."""
@@ -146,9 +147,9 @@ class Door:
             events.warned(sentence)
         self._warned_of = sentence
 
-    async def _refuse(self, address: str) -> None:
-        self._guesses.note(address)
-        events.page_login_failed(address, "wrong password")
+    async def _refuse(self, peer: str, client: str) -> None:
+        self._guesses.note(peer, client)
+        events.page_login_failed(client, "wrong password")
         await asyncio.sleep(DELAY_SECONDS)
 
     async def _is_ours(self, request: web.Request) -> bool:
@@ -161,6 +162,12 @@ class Door:
             return False  # it is no form, or who sends it is gone
         token = form.get("token")
         return isinstance(token, str) and self._sessions.is_token(token, request[SESSION])
+
+
+def _origin(request: web.Request) -> tuple[str, str]:
+    """Return the address that a request comes from, and the one that it was sent for."""
+    peer = request.remote or ""
+    return peer, find_client(peer, request.headers.getall("X-Forwarded-For", []))
 
 
 def _ask_for_login(request: web.Request) -> web.Response:

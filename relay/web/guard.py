@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
-from urllib.parse import urlsplit
+
+from relay.texts import is_ip
 
 SESSION_SECONDS = 30 * 86400.0
 """How long a browser stays logged in after its last look."""
@@ -21,32 +23,24 @@ COOKIE_SECONDS = 400 * 86400
 """Browsers keep no cookie longer (RFC 6265bis section 5.5); the session behind it ends long before."""
 MOST_SESSIONS = 100
 MOST_FAILURES = 5
+MOST_FAILURES_OF_PEER = 100
+"""Those of all clients behind one proxy: whom it names may be made up."""
 MEMORY_SECONDS = 600.0
 """Who failed so often in this time is not listened to until the first failure is forgotten."""
 MOST_GUESSERS = 1000
 
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")
+"""A Host header (RFC 9110 section 7.2): name or address, and port."""
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
 
 
 def is_known_host(header: str, names: Collection[str]) -> bool:
     """Whether a Host header names this machine: by IP address, which nobody can rebind, or a known name."""
-    try:
-        host = urlsplit(f"//{header}").hostname or ""
-    except ValueError:
+    match = _HOST.fullmatch(header)
+    if match is None:
         return False
-    if any(character in header for character in "@/?#\\"):
-        return False
-    host = host.removesuffix(".")
-    return is_address(host) or host in _LOOPBACK_NAMES or host in names
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is an IP address."""
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    host = (match[1] or match[2]).lower().removesuffix(".")
+    return is_ip(host) or host in _LOOPBACK_NAMES or host in names
 
 
 def is_loopback(address: str) -> bool:
@@ -58,6 +52,15 @@ def is_loopback(address: str) -> bool:
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
         return parsed.ipv4_mapped.is_loopback
     return parsed.is_loopback
+
+
+def find_client(peer: str, forwarded: Sequence[str]) -> str:
+    """Return whom a peer sends a request for: where it is a proxy, the address that it saw, else its own.
+
+    ``forwarded`` are the values of X-Forwarded-For. A proxy adds what it saw behind what others wrote there.
+    """
+    last = forwarded[-1].rpartition(",")[2].strip(" []").partition("%")[0] if forwarded else ""
+    return last if is_ip(last) else peer
 
 
 def is_own_form(headers: Mapping[str, str]) -> bool:
@@ -119,28 +122,35 @@ class Sessions:
 
 
 class Guesses:
-    """Passwords that were wrong, by the address they came from. ``now`` counts seconds."""
+    """Passwords that were wrong, by the client and the peer they came from. ``now`` counts seconds.
+
+    Behind a proxy each client is counted for itself, lest a stranger bar the owner; all together, more are
+    allowed. Who names another client with each guess is barred by that, and bars nobody at other peers.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._failures: dict[str, list[float]] = {}
+        self._failures: dict[tuple[str, str], list[float]] = {}
 
-    def is_barred(self, address: str) -> bool:
-        """Whether an address guessed too often lately."""
+    def is_barred(self, peer: str, client: str) -> bool:
+        """Whether too many wrong passwords came lately."""
         since = self._now() - MEMORY_SECONDS
-        return sum(time > since for time in self._failures.get(_network(address), ())) >= MOST_FAILURES
+        return any(
+            sum(time > since for time in self._failures.get(key, ())) >= most
+            for key, most in _limits(peer, client).items()
+        )
 
-    def note(self, address: str) -> None:
+    def note(self, peer: str, client: str) -> None:
         """Remember a wrong password."""
-        network = _network(address)
-        times = [*self._failures.pop(network, []), self._now()]
-        self._failures[network] = times[-MOST_FAILURES:]  # behind all others: the first is forgotten first
-        if len(self._failures) > MOST_GUESSERS:
-            del self._failures[next(iter(self._failures))]
+        for key, most in _limits(peer, client).items():
+            times = [*self._failures.pop(key, []), self._now()]
+            self._failures[key] = times[-most:]  # behind all others: the first is forgotten first
+            if len(self._failures) > MOST_GUESSERS:
+                del self._failures[next(iter(self._failures))]
 
-    def forget(self, address: str) -> None:
-        """Start anew: the password was right."""
-        self._failures.pop(_network(address), None)
+    def forget(self, peer: str, client: str) -> None:
+        """Let a client start anew, whose password was right; who else is behind the peer does not."""
+        self._failures.pop((_network(peer), _network(client)), None)
 
 
 def is_equal(given: str, right: str) -> bool:
@@ -150,10 +160,20 @@ def is_equal(given: str, right: str) -> bool:
     )
 
 
+def _limits(peer: str, client: str) -> Mapping[tuple[str, str], int]:
+    """Return how many guesses are allowed, by what they are counted by."""
+    return {
+        (_network(peer), _network(client)): MOST_FAILURES,
+        (_network(peer), ""): MOST_FAILURES_OF_PEER,
+    }
+
+
 def _network(address: str) -> str:
-    """Return what guesses are counted by: a host of IPv6 has 2^64 addresses."""
+    """Return what an address counts as: a host of IPv6 has 2^64 of them."""
     try:
         parsed = ip_address(address)
     except ValueError:
         return address
-    return parsed.exploded[:19] if isinstance(parsed, IPv6Address) else address
+    if isinstance(parsed, IPv6Address):
+        return str(parsed.ipv4_mapped or parsed.exploded[:19])
+    return address

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler
 from relay import events
 from relay.config.model import Web as Settings
 from relay.config.secrets import Secret
+from relay.texts import join_port
 from relay.web.checkup import Checkup
 from relay.web.counts import Counts
 from relay.web.door import Door
@@ -82,7 +83,9 @@ class Web:
             await self._listen()
         except OSError as error:
             reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-            events.warned(f"no status page at {_place(self._settings.host, self._settings.port)}: {reason}")
+            events.warned(
+                f"no status page at {join_port(self._settings.host, self._settings.port)}: {reason}"
+            )
             self._retry = asyncio.create_task(self._keep_trying(), name="status page")
 
     async def close(self) -> None:
@@ -107,7 +110,7 @@ class Web:
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._accept, self._settings.host, self._settings.port)
         host, port = self._listener.sockets[0].getsockname()[:2]
-        self.url = f"http://{_place(host, port)}/"
+        self.url = f"http://{join_port(host, port)}/"
         events.page_opened(self.url)
 
     def _accept(self) -> asyncio.Protocol:
@@ -125,10 +128,6 @@ class Web:
 
 def _reader(password: Secret) -> Callable[[], str]:
     return lambda: password.read(os.environ)
-
-
-def _place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @web.middleware
