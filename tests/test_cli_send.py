@@ -325,13 +325,14 @@ class TestOtherNames:
         assert b"docs/sendmail.md" in helped.stdout
 
 
-def test_smtp_on_standard_input_leaves_messages_too(house: House) -> None:
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_smtp_on_standard_input_leaves_messages_too(house: House, line_end: bytes) -> None:
     dialogue = (
         b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test> NOTIFY=NEVER\r\n"
         b"DATA\r\nSubject: x\r\n\r\n..\r\n.\r\n"
         b"MAIL FROM:<>\r\nRCPT TO:<root>\r\nDATA\r\nhello\r\n.\r\nQUIT\r\n"
     )
-    done = house.send("-bs", content=dialogue)
+    done = house.send("-bs", content=dialogue.replace(b"\r\n", line_end))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(b"250 2.0.0 Ok: left for the relay\r\n") == 2
     assert sorted(house.drops()) == [

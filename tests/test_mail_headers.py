@@ -101,6 +101,26 @@ def test_a_header_block_beyond_the_limit_is_refused() -> None:
         read([b"A: ", b"x" * 2 * LIMIT])
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no header " * 200,
+        b"A: 1\r\n" + b"no header " * 200,
+        b"x y:" + b"z" * 2000,
+        b" " * 2000,
+        b"\xe9" * 2000,
+    ],
+)
+def test_a_line_beyond_the_limit_that_can_be_no_header_is_body(content: bytes) -> None:
+    assert read([content[i : i + 10] for i in range(0, len(content), 10)]) == split_content(content)
+
+
+def test_a_name_beyond_the_limit_may_be_one_of_a_header() -> None:
+    for line in (b"x" * 2 * LIMIT, b"A: 1\r\n" + b"x" * 2 * LIMIT, b"x" + b" " * 2 * LIMIT):
+        with pytest.raises(HeaderTooLongError):
+            read([line])
+
+
 def test_a_body_without_empty_line_before_it_may_go_beyond_the_limit() -> None:
     chunks = [b"A: 1\r\n", *[b"body line\r\n"] * 200]
     headers, rest = read(chunks)

@@ -123,6 +123,19 @@ async def test_many_guesses_at_once_are_as_good_as_one_after_the_other(logins: L
     assert answers.count(replies.LOGIN_BARRED) == 2 * MOST_FAILURES
 
 
+async def test_who_guesses_on_many_connections_does_not_keep_others_waiting(logins: Logins) -> None:
+    order: list[str] = []
+
+    async def judge(client: Client, credentials: Credentials) -> None:
+        await logins.judge(client, credentials)
+        order.append(credentials.user)
+
+    guesses = [judge(BEN, claim(f"guess {number}")) for number in range(6)]
+    await asyncio.gather(*guesses, judge(ANNA, claim()))
+    assert order.index("anna") <= 1
+    assert not logins._turns_of
+
+
 async def test_the_memory_for_failures_is_bounded(logins: Logins, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins_module, "MOST_GUESSERS", 2)
     for name in ("a", "b" * 10_000, "c"):

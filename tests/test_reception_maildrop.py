@@ -175,6 +175,23 @@ async def test_what_is_no_message_is_set_aside_and_told_once(tmp_path: Path) -> 
     assert len(mailbox(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("name", ["x" * 254, "é" * 127, "a\nb", "a b.c", "\udcff\x1b[2J"])
+async def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """Its name while it is taken in must fit, and be known again after a kill."""
+    async with Service(tmp_path, HOUSE) as relay:
+        leave(relay, name)
+        (queue_id,) = await relay.logged(r"(\w+): client=\S+\[uid \d+\]")
+        await relay.logged(f"{queue_id}: removed")
+        await relay.stop()
+        (maildrop(relay) / f"{name[:50]}.{queue_id}").write_bytes(ENVELOPE + CONTENT)
+        await relay.start()
+        leave(relay, "next")
+        await relay.logged(": removed", 2)
+        await relay.emptied()
+        assert [path.name for path in maildrop(relay).iterdir()] == [".wake"]
+    assert len(mailbox(tmp_path)) == 2
+
+
 async def test_what_is_in_the_way_of_the_socket_is_set_aside(tmp_path: Path) -> None:
     async with Service(tmp_path, HOUSE) as relay:
         await relay.stop()

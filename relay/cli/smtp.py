@@ -56,10 +56,16 @@ class _Loopback(socket.socket):
 
 
 def _pass_on(near: socket.socket) -> None:
-    """Send standard input to the session, which may be over before its input is."""
+    """Send standard input to the session, which may be over before its input is.
+
+    A program that ends its first line in LF alone, as files do, ends them all so, the final dot's too.
+    """
+    ends_in_lf: bool | None = None
     with suppress(OSError):
         while sys.stdin is not None and (data := os.read(sys.stdin.fileno(), 65536)):
-            near.sendall(data)
+            if ends_in_lf is None and b"\n" in data:
+                ends_in_lf = b"\r" not in data.partition(b"\n")[0]
+            near.sendall(data.replace(b"\n", b"\r\n") if ends_in_lf else data)
     with suppress(OSError):
         near.shutdown(socket.SHUT_WR)
 

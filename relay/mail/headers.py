@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 _FIELD = re.compile(rb"([!-9;-~]++)([ \t]*+):[^\n]*+(?:\n|\Z)(?:[ \t][^\n]*+(?:\n|\Z))*+")
+_MAY_BE_FIELD = re.compile(rb"\Z|[!-9;-~]++[ \t]*+(?::|\Z)")
+"""The start of a line of which more is to come."""
 _MAILBOX_LINE = re.compile(rb">*+From [^\n]*+(?:\n|\Z)")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 
@@ -28,6 +30,11 @@ class HeaderReader:
         self._limit = limit
         self._buffer = bytearray()
 
+    @property
+    def size(self) -> int:
+        """Bytes that were fed."""
+        return len(self._buffer)
+
     def feed(self, chunk: bytes) -> bool:
         """Take the next bytes of the content; return whether the header block is whole.
 
@@ -42,7 +49,7 @@ class HeaderReader:
             return False
         _, end = _scan(bytes(buffer))
         # A line cut short by the limit looks like the end of the header block.
-        if buffer.find(b"\n", end) < 0:
+        if buffer.find(b"\n", end) < 0 and _MAY_BE_FIELD.match(buffer, end):
             raise HeaderTooLongError
         return True
 

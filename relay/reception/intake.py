@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 from relay import events
@@ -24,6 +23,10 @@ from relay.mail.trace import delivered_to, has_too_many_hops, received_header
 
 QUICK_SIZE = 16 * 1024
 """Bytes of a header block that is edited in no time."""
+QUICK_START = 8 * QUICK_SIZE
+"""Bytes of content in which the end of a header block is found in no time."""
+SLICE = 4096
+"""Bytes of a body in which headers of parts are looked for at once."""
 HEADER_LIMIT = 1024 * 1024
 """Bytes of a header block; mail with a longer one is refused."""
 
@@ -97,6 +100,8 @@ class Intake:
         self.rules = rules
         self.checks = tuple(checks)
         self.outlets = outlets
+        self.turn = asyncio.Lock()
+        """Who edits a huge header block: in pieces it takes fifty times the memory."""
 
     async def judge_sender(self, client: Client, reverse_path: str) -> Reply | None:  # noqa: ARG002 - see upload.Intake
         """Return why mail from a reverse-path is refused: whoever may relay may write any sender."""
@@ -262,19 +267,35 @@ class Arrival:
     async def _take_header(self, reader: HeaderReader) -> None:
         """Edit the header block, which is whole now, and begin the queued content with it."""
         self._reader = None
-        headers, rest = reader.finish()
-        if has_too_many_hops(headers):
+        if reader.size > QUICK_START:
+            async with self._intake.turn:
+                await self._edit_header(*await asyncio.to_thread(_take_apart, reader))
+        else:
+            await self._edit_header(*_take_apart(reader))
+
+    async def _edit_header(self, headers: list[bytes], rest: bytes, mailboxes: frozenset[str] | None) -> None:
+        if mailboxes is None:
             await self._settle(_TOO_MANY_HOPS)
             return
-        self._delivered_to = frozenset(delivered_to(headers))
+        self._delivered_to = mailboxes
         if self._delivered_to and not self._find_recipients():
             await self._settle(_BACK_AGAIN)
             return
-        checks = self._intake.checks
-        arrange = partial(
-            arrange_headers,
-            self._intake.rules,
-            self._received_header(),
+        # What may take long is done in a thread; header checks have a limit of their own.
+        is_long = sum(map(len, headers)) > QUICK_SIZE
+        block = await asyncio.to_thread(self._arrange, headers) if is_long else self._arrange(headers)
+        await self._obey_checks()
+        self._header_size = len(block)
+        await self._store(block)
+        await self._take_body(rest)
+
+    def _arrange(self, headers: list[bytes]) -> bytes:
+        """Return the header block as it is kept, and note what it tells."""
+        rules, checks, recipients = self._intake.rules, self._intake.checks, self._given.recipients
+        recipient = recipients[0].address if len(recipients) == 1 else None
+        kept = arrange_headers(
+            rules,
+            received_header(self._client, rules.hostname, self._queue_id, self._received_at, recipient),
             headers,
             reverse_path=self._reverse_path,
             queue_id=self._queue_id,
@@ -282,33 +303,17 @@ class Arrival:
             inspect=self._inspection.inspect if checks else None,
             is_ours=self._outlets.is_ours(self._client),
         )
-        # What may take long is done in a thread; header checks have a limit of their own.
-        is_long = sum(map(len, headers)) > QUICK_SIZE
-        kept = await asyncio.to_thread(arrange) if is_long else arrange()
-        await self._obey_checks()
         self._message_id = next((header_value(h) for h in kept if header_name(h) == "message-id"), "")
-        if self._intake.rules.keeps_subject:
+        if rules.keeps_subject:
             self._subject = next((read_subject(h) for h in kept if header_name(h) == "subject"), "")
         if act_on_parts(checks):
             self._scanner = PartScanner(headers)
-        block = b"".join(kept)
-        self._header_size = len(block)
-        await self._store(block)
-        await self._take_body(rest)
-
-    def _received_header(self) -> bytes:
-        recipients = self._given.recipients
-        return received_header(
-            self._client,
-            self._intake.rules.hostname,
-            self._queue_id,
-            self._received_at,
-            recipients[0].address if len(recipients) == 1 else None,
-        )
+        return b"".join(kept)
 
     async def _take_body(self, chunk: bytes) -> None:
         if self._scanner is not None:
-            await self._inspect_parts(self._scanner.feed(chunk))
+            for start in range(0, len(chunk), SLICE):
+                await self._inspect_parts(self._scanner.feed(chunk[start : start + SLICE]))
         self._body_is_8bit = self._body_is_8bit or not chunk.isascii()
         await self._store(chunk)
 
@@ -317,10 +322,12 @@ class Arrival:
             self._size += len(chunk)
             await self._incoming.write(chunk)
 
-    async def _inspect_parts(self, headers: Iterable[bytes]) -> None:
+    async def _inspect_parts(self, headers: Sequence[bytes]) -> None:
         for header in headers:
             self._inspection.inspect_part(header)
         await self._obey_checks()
+        if headers:
+            await asyncio.sleep(0)  # a flood of them lets others have their turn
 
     async def _obey_checks(self) -> None:
         """Keep nothing more of a message that is rejected or discarded."""
@@ -383,3 +390,9 @@ class Arrival:
             copy for address in self._inspection.bcc for copy in expand(Recipient(address, notify="NEVER"))
         ]
         return recipients + [replace(copy, original="") for copy in copies]
+
+
+def _take_apart(reader: HeaderReader) -> tuple[list[bytes], bytes, frozenset[str] | None]:
+    """Return headers, rest, and whose mailboxes the message was in, folded; None after too many hops."""
+    headers, rest = reader.finish()
+    return headers, rest, None if has_too_many_hops(headers) else frozenset(delivered_to(headers))

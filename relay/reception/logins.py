@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakValueDictionary
 
 from relay import events
 from relay.mail.envelope import Client
@@ -32,6 +33,8 @@ _Guesser = tuple[str, str]
 class Logins:
     """Judges logins, one at a time: a check takes 16 MiB and a good part of a second.
 
+    Each address waits for itself first, and then for one check of each other address at most: who guesses on
+    many connections does not keep others out.
     Failures count for a user at an address: behind NAT, an address alone would be a whole house.
     """
 
@@ -39,6 +42,8 @@ class Logins:
         """``users`` are hashes by user name."""
         self._delay_seconds = delay_seconds
         self._turn = asyncio.Lock()
+        self._turns_of: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By address, of those who wait or are judged."""
         # The lock alone would not do: the check of a client that vanishes goes on.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="passwords")
         self._failures: dict[_Guesser, list[float]] = {}
@@ -51,7 +56,8 @@ class Logins:
     async def judge(self, client: Client, credentials: Credentials) -> Reply | None:
         """Return why a client may not log in, None where it may."""
         guesser = client.address, credentials.user[:LONGEST_USER]
-        async with self._turn:
+        turn_of_address = self._turns_of.setdefault(client.address, asyncio.Lock())
+        async with turn_of_address, self._turn:
             if self._count(guesser) >= MOST_FAILURES:
                 events.login_failed(client, credentials.method, credentials.user, "too many failures")
                 return replies.LOGIN_BARRED

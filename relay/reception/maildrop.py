@@ -44,8 +44,10 @@ _LONGEST_LINE = 12288
 _READ_SIZE = 65536
 _RETURNED = 50_000
 """Bytes of a refused message that its report may show."""
-_TAKEN = re.compile(r"(.+)\.([0-9A-F]{1,15})")
+_TAKEN = re.compile(r"(.+)\.([0-9A-F]{1,15})", re.DOTALL)
 """The name of a file that is being taken in: its own, which nobody can guess, and the queue id."""
+_LONGEST_NAME = 50
+"""Characters of its own name that it keeps then, whatever bytes they take."""
 _REFUSED = ".refused-"
 _UNFIT = frozenset({errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO})
 """Errors that a symbolic link, a file that only its owner may read, or a socket brings about."""
@@ -197,7 +199,8 @@ class Maildrop:
         # From here on a crash finds the number that the message has, if it got into the queue. Its own
         # name stays part of the new one: by the number alone, which can be guessed, others could read it.
         before = _TAKEN.fullmatch(path.name)
-        taken = path.with_name(f"{before[1] if before else path.name}.{arrival.queue_id}")
+        own = before[1] if before else path.name
+        taken = path.with_name(f"{own[:_LONGEST_NAME]}.{arrival.queue_id}")
         await asyncio.to_thread(_rename, path, taken)
         upload = Upload(arrival, client, self._limit)
         if refusal := await self._intake.judge_envelope(client, envelope):

@@ -233,6 +233,11 @@ Make = Callable[[int], bytes]
 DEEP = b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n"
 ATTACHED = b"Content-Type: message/rfc822\r\n\r\n"
 CONTENTS: dict[str, tuple[int, Make]] = {
+    "shortest headers": (250_000, lambda n: b"X:\r\n" * n + b"\r\n"),
+    "shortest headers of a part": (
+        500_000,
+        lambda n: b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" + b"X:\r\n" * n + b"\r\n",
+    ),
     "lines of a header": (100_000, lambda n: b"X: y\r\n" * n + b"\r\n"),
     "folded lines of one header": (100_000, lambda n: b"To: a\r\n" + b"\tb@c,\r\n" * n + b"\r\n"),
     "bytes of one header": (1_000_000, lambda n: b"Subject: " + b"x" * n + b"\r\n\r\n"),
@@ -294,6 +299,28 @@ async def test_contents(tmp_path: Path, is_whole: bool, figure: Figure) -> None:
                         await relay.logged(last[-13:].decode() + ": removed")
                     costs.append(cost.cpu_seconds)
             check_growth(*costs)
+
+
+PART_HEADERS = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" + b"X:\r\n" * 100_000 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("toml", "content"),
+    [("", b"X:\r\n" * 250_000 + b"\r\n"), (HOUSE, PART_HEADERS)],
+    ids=["headers", "parts"],
+)
+async def test_floods_of_headers_at_once(tmp_path: Path, toml: str, content: bytes, figure: Figure) -> None:
+    """Many at a time take others no longer than one does."""
+    clients = 6
+    async with relaying(tmp_path, toml) as (relay, _), bystander(relay) as watch:
+        data = START + b"DATA\r\n" + content + b".\r\nQUIT\r\n"
+        answers = await asyncio.gather(*(flood(relay, data) for _ in range(clients)))
+        assert all(b"queued as" in answer for answer in answers)
+        figure(
+            AREA, f"{clients} floods of headers at once: processor time before another client", watch.blocked
+        )
+        assert watch.blocked < MOST_BLOCKED / 4
+        await relay.logged(": removed", clients)
 
 
 # Regular expressions and name servers
