@@ -102,10 +102,13 @@ NO_SESSION: dict[str, tuple[Script, Attempt]] = {
     "greeting reset": (Script(greeting=RESET), lost(GREETING)),
     "greeting twice": (
         Script(greeting=b"220 mx.test\r\n220 mx.test\r\n"),
-        nonsense(GREETING, UNASKED),
+        nonsense(HELLO, UNASKED),
     ),
     "EHLO 421": (Script().but(EHLO=b"421 4.7.0 bye\r\n"), refused("421 4.7.0 bye", "4.7.0")),
-    "EHLO 451": (Script().but(EHLO=b"451 4.7.1 greylisted\r\n"), refused("451 4.7.1 greylisted", "4.7.1")),
+    "EHLO and HELO 451": (
+        Script().but(EHLO=b"451 4.7.1 greylisted\r\n", HELO=b"451 4.7.1 still\r\n"),
+        refused("451 4.7.1 still", "4.7.1"),
+    ),
     "EHLO and HELO refused": (
         Script().but(EHLO=b"502 no\r\n", HELO=b"550 5.7.1 bad name\r\n"),
         refused("550 5.7.1 bad name", "4.7.1"),
@@ -116,6 +119,10 @@ NO_SESSION: dict[str, tuple[Script, Attempt]] = {
     "EHLO half an answer": (Script().but(EHLO=(b"250-mx.test\r\n250-SIZE\r\n", HANG)), timed_out(HELLO)),
     "EHLO garbage": (Script().but(EHLO=b"\xff\xfe\x00\r\n"), nonsense(HELLO, "\ufffd\ufffd?")),
     "EHLO endless": (Script().but(EHLO=b"250-mx.test\r\n" * 20_000), lost(HELLO)),
+    "EHLO refused twice": (
+        Script().but(EHLO=b"500 what\r\n500 what\r\n"),
+        nonsense("performing the HELO handshake", UNASKED),
+    ),
     "HELO drop": (
         Script().but(EHLO=b"500 what\r\n", HELO=DROP),
         lost("performing the HELO handshake"),
@@ -132,6 +139,15 @@ async def test_a_server_that_gives_no_session_defers_the_site(name: str) -> None
         assert at_port_25([attempt], server.port) == [expected]
         assert not attempt.reply.is_permanent
         await server.wait_ended()
+
+
+async def test_a_smarthost_that_is_just_busy_is_not_asked_without_tls_and_login() -> None:
+    async with ScriptedServer(Script().but(EHLO=b"451 4.3.2 busy\r\n")) as server:
+        next_hop = NextHop("mx.test", server.port, tls="none", smarthost="isp")
+        attempt = await Connection.open("mx.test", "127.0.0.1", next_hop, settings())
+        assert isinstance(attempt, Attempt)
+        assert attempt.remote_reply == Reply(451, "4.3.2", "busy")
+        assert server.sessions[0].commands == [b"EHLO helo.test"]
 
 
 async def test_a_refused_connection_names_address_port_and_reason() -> None:
@@ -246,6 +262,7 @@ CLOSED_BETWEEN: dict[str, Step] = {
     "reset": RESET,
     "421 and drop": (b"421 4.4.2 idle\r\n", DROP),
     "421": b"421 4.4.2 too many messages\r\n",
+    "452": b"452 4.5.3 too many messages\r\n",
     "garbage": b"%&!\r\n",
 }
 

@@ -99,6 +99,7 @@ TOO_BIG = Reply(552, "5.3.4", "message size 1001 exceeds size limit 1000 of serv
         (envelope("a@b.test"), False, ("SIZE 0",), None),
         (envelope("a@b.test"), False, ("SIZE",), None),
         (envelope("a@b.test"), False, ("SIZE much",), None),
+        (envelope("a@b.test"), False, ("SIZE \u0663",), None),
         (envelope("a@b.test", reverse_path="\u00e9@b.test"), False, (), UTF8_REQUIRED),
         (envelope("a@b.test", reverse_path="\u00e9@b.test"), False, ("SMTPUTF8",), None),
         (envelope("a@b.test", is_smtputf8=True), True, (), UTF8_REQUIRED),

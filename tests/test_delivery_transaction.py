@@ -201,6 +201,10 @@ TRANSFERS: dict[str, Case] = {
     "DATA 354 and a refusal at once": Case(
         {"DATA": b"354 go\r\n552 5.3.4 too big\r\n"}, both(said(552, "5.3.4", "too big", "DATA", MESSAGE))
     ),
+    "DATA 354 and a refusal in two pieces": Case(
+        {"DATA": b"354 go\r\n55", "BODY": b"2 5.3.4 too big\r\n"},
+        both(said(552, "5.3.4", "too big", "DATA", MESSAGE)),
+    ),
     "DATA 354 then silence": Case(
         {"DATA": (b"354 go\r\n", HANG)}, late(END, duplicate=True), timeouts=Timeouts(end_of_data=0.05)
     ),
@@ -273,8 +277,57 @@ async def test_what_a_server_does_decides_each_recipient(name: str, ehlo: bytes)
     assert server.sessions[0].messages == [CONTENT] * case.delivered
 
 
-async def test_a_server_without_ehlo_gets_no_parameters() -> None:
-    script = Script().but(EHLO=b"502 5.5.1 what?\r\n")
+REFUSED = b"550 5.1.1 unknown\r\n"
+UNASKED: dict[str, dict[str, Step]] = {
+    "behind MAIL, the first refused": {"MAIL": OK * 2, "RCPT": [REFUSED, OK]},
+    "behind MAIL, the last refused": {"MAIL": OK * 2, "RCPT": [OK, REFUSED]},
+    "behind RCPT": {"RCPT": [OK * 2, REFUSED]},
+    "a refusal behind MAIL": {"MAIL": OK + REFUSED},
+}
+
+
+@pytest.mark.parametrize("name", UNASKED)
+@pytest.mark.parametrize("is_pipelined", [True, False], ids=["pipelined", "one by one"])
+async def test_replies_that_are_out_of_step_settle_no_recipient(name: str, *, is_pipelined: bool) -> None:
+    steps = {"EHLO": EHLO if is_pipelined else NO_PIPELINING, **UNASKED[name]}
+    async with (
+        ScriptedServer(Script(steps=steps, is_group_awaited=is_pipelined)) as server,
+        connected(server) as connection,
+    ):
+        attempts = await connection.transfer(message("a@dest.test", "b@dest.test"), content())
+        assert [attempt.reply.dsn for attempt in attempts] == ["4.5.0", "4.5.0"]
+        assert not connection.is_reusable
+    assert not server.acknowledged
+
+
+@pytest.mark.parametrize("ehlo", [EHLO, NO_PIPELINING], ids=["pipelined", "one by one"])
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (OK, invalid(MAIL, "it sent more than it was asked for")),
+        (b"421 4.3.2 bye\r\n", both(said(421, "4.3.2", "bye", "MAIL FROM", MESSAGE))),
+    ],
+)
+async def test_a_server_that_speaks_behind_ehlo_is_asked_nothing(
+    more: bytes, expected: list[Attempt], ehlo: bytes
+) -> None:
+    script = Script().but(EHLO=ehlo + more, RCPT=[REFUSED, OK])
+    async with ScriptedServer(script) as server, connected(server) as connection:
+        attempts = await connection.transfer(message("a@dest.test", "b@dest.test"), content())
+        assert at_port_25(attempts, server.port) == expected
+        assert server.sessions[0].commands == [b"EHLO helo.test"]
+
+
+async def test_a_server_may_close_behind_its_refusal_of_data() -> None:
+    script = Script(is_group_awaited=True).but(RCPT=REFUSED, DATA=b"554 none\r\n421 bye\r\n")
+    async with ScriptedServer(script) as server, connected(server) as connection:
+        [attempt] = await connection.transfer(message("a@dest.test"), content())
+        assert attempt.reply.dsn == "5.1.1"
+
+
+@pytest.mark.parametrize("refusal", [b"502 5.5.1 what?\r\n", b"451 4.3.0 later\r\n"])
+async def test_a_server_without_ehlo_gets_no_parameters(refusal: bytes) -> None:
+    script = Script().but(EHLO=refusal)
     async with ScriptedServer(script) as server, connected(server) as connection:
         assert connection.offers == {}
         given = message(Recipient("a@dest.test", notify="FAILURE"), is_8bitmime=True, envid="x", ret="HDRS")

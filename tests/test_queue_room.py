@@ -82,6 +82,37 @@ async def test_a_reserve_that_cannot_be_made_is_done_without(tmp_path: Path) -> 
         await accept(store)
 
 
+@pytest.mark.parametrize("name", ["queue.db", "queue.db-wal"])
+async def test_a_queue_that_was_taken_away_takes_no_message_but_records_outcomes(
+    tmp_path: Path, name: str
+) -> None:
+    file, elsewhere = tmp_path / name, tmp_path / "elsewhere"
+    async with opened(tmp_path / "queue.db") as store:
+        message = await accept(store)
+        file.rename(elsewhere)
+        for replacement in (None, b"", b"x" * 4096):
+            if replacement is not None:
+                file.write_bytes(replacement)
+            with pytest.raises(QueueError, match="was moved, deleted or replaced: put"):
+                await accept(store)
+        assert await content_of(store, message) == CONTENT
+        await store.record([outcome(message, State.DELIVERED)])
+        elsewhere.replace(file)
+        await accept(store)
+
+
+async def test_a_queue_whose_folder_was_taken_away_takes_no_message(tmp_path: Path) -> None:
+    folder = tmp_path / "queue"
+    async with opened(folder / "queue.db") as store:
+        await accept(store)
+        folder.rename(tmp_path / "elsewhere")
+        for content in (CONTENT, LARGE):
+            with pytest.raises(QueueError):
+                await accept(store, content=content)
+        folder.symlink_to(tmp_path / "elsewhere")
+        await accept(store, content=LARGE)
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """Yield a file system of 4 MiB."""

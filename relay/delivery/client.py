@@ -18,7 +18,7 @@ from aiosmtplib.esmtp import parse_esmtp_extensions
 from relay.delivery import commands, tls
 from relay.delivery.dialogue import Dialogue, Timeouts
 from relay.delivery.login import Account, log_in
-from relay.delivery.protocol import NOT_SMTP, ReplyProtocol
+from relay.delivery.protocol import ReplyProtocol
 from relay.delivery.race import race
 from relay.delivery.tls import TlsError
 from relay.delivery.transaction import Content, Transaction
@@ -55,7 +55,7 @@ class Connection:
         self.offers: dict[str, str] = {}
         """The EHLO or LHLO keywords in upper case with their parameters; none after HELO."""
         self.was_stale = False
-        """Whether the last transfer found a kept connection dead: none of it was sent, no reply counts."""
+        """Whether the last transfer found a kept connection dead, or of no more use: no reply counts."""
         self._host = host
         self._settings = settings
         self._protocol = ReplyProtocol()
@@ -63,6 +63,7 @@ class Connection:
         self._dialogue = Dialogue(name, address, next_hop, self._protocol)
         self._name = ""
         self._is_used = False
+        self._has_delivered = False
         self._needs_reset = False
         self._under_way: Transaction | None = None
 
@@ -153,6 +154,9 @@ class Connection:
             self.abort()
             raise
         self._under_way = None
+        if self._has_delivered and not transaction.has_begun:
+            self.abort()  # many servers take so many messages, and then say 4xx
+        self._has_delivered = self._has_delivered or any(attempt.reply.is_positive for attempt in attempts)
         self.was_stale = self._is_used and not transaction.has_begun and not self._protocol.is_connected
         self._is_used = True
         self._needs_reset = not transaction.is_clean
@@ -178,7 +182,7 @@ class Connection:
         try:
             for command, line in (("MAIL FROM", mail), ("RCPT TO", rcpt)):
                 dialogue.enter(f"sending {command}", command)
-                self._protocol.write(line)
+                dialogue.say(line)
                 reply = await dialogue.read(timeouts.rcpt)
                 if not reply.is_positive:
                     break
@@ -254,12 +258,12 @@ class Connection:
         )
 
     async def _say_hello(self) -> Attempt | None:
-        self._require_silence()
         verb = "LHLO" if self.next_hop.is_lmtp else "EHLO"
         self._dialogue.enter(f"performing the {verb} handshake")
         reply = await self._introduce(verb)
         extensions, mechanisms = parse_esmtp_extensions(reply.text)
-        if reply.is_permanent and verb == "EHLO":
+        if verb == "EHLO" and (reply.is_permanent or not (reply.is_positive or self.next_hop.smarthost)):
+            # As Postfix does. HELO without TLS and login is of no use at a smarthost that is just busy.
             self._dialogue.enter("performing the HELO handshake")
             reply = await self._introduce("HELO")
             extensions, mechanisms = {}, []
@@ -275,7 +279,7 @@ class Connection:
         return None
 
     async def _introduce(self, verb: str) -> Reply:
-        self._protocol.write(f"{verb} {self._settings.helo_name}\r\n".encode())
+        self._dialogue.say(f"{verb} {self._settings.helo_name}\r\n".encode())
         return await self._dialogue.read(self._settings.timeouts.ehlo)
 
     # TLS
@@ -298,7 +302,7 @@ class Connection:
         try:
             refusal = await self._start_tls(tls.opportunistic())
         except SMTPException as error:
-            self._require_silence()
+            self._dialogue.require_silence()
             raise TlsError from error
         if refusal is not None:
             return None
@@ -312,13 +316,13 @@ class Connection:
     async def _start_tls(self, context: ssl.SSLContext) -> Reply | None:
         """Upgrade to TLS; return the reply of a server that refuses. Raises TlsError and SMTPException."""
         self._dialogue.enter("performing the TLS handshake")
-        self._protocol.write(b"STARTTLS\r\n")
+        self._dialogue.say(b"STARTTLS\r\n")
         reply = await self._dialogue.read(self._settings.timeouts.starttls)
         if 400 <= reply.code < 600:
             return reply
         if reply.code != 220:
             raise SMTPResponseException(reply.code, str(reply))
-        self._require_silence()
+        self._dialogue.require_silence()
         await self._secure(context)
         return None
 
@@ -332,11 +336,6 @@ class Connection:
 
     def _refuse_tls(self, enhanced: str, text: str) -> Attempt:
         return self._dialogue.remark(Reply(451, enhanced, text), Scope.SITE)
-
-    def _require_silence(self) -> None:
-        """Raise where the server spoke unasked: after STARTTLS that is an attack (RFC 3207 section 6)."""
-        if self._protocol.has_unread:
-            raise SMTPResponseException(NOT_SMTP, "it sent more than it was asked for")
 
 
 def _first_word(reply: Reply) -> str:

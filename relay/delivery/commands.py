@@ -26,7 +26,7 @@ def refuse_message(
 ) -> Reply | None:
     """Return the permanent refusal of a message that the server cannot take, whoever it is for."""
     limit = offers.get("SIZE", "")
-    if limit.isdecimal() and 0 < int(limit) < size:
+    if limit.isascii() and limit.isdecimal() and 0 < int(limit) < size:
         return Reply(552, "5.3.4", f"message size {size} exceeds size limit {limit} of server {server}")
     if not _is_safe(envelope.reverse_path):
         return Reply(553, "5.1.7", "the sender's address has characters that no command can carry")

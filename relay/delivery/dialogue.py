@@ -49,6 +49,24 @@ class Dialogue:
         self.phase = phase
         self.command = command
 
+    def say(self, commands: bytes) -> None:
+        """Write commands where nothing is outstanding. Raises SMTPException.
+
+        Who spoke unasked would answer each command with the reply to another one. Only 421 may come at any
+        time (RFC 5321 section 3.8).
+        """
+        if self.protocol.has_unread:
+            early = self.protocol.take_response()
+            if early is not None and early.code == 421:
+                raise SMTPResponseException(early.code, early.message)
+            raise _unasked()
+        self.protocol.write(commands)
+
+    def require_silence(self) -> None:
+        """Raise where the server spoke unasked: after STARTTLS that is an attack (RFC 3207 section 6)."""
+        if self.protocol.has_unread:
+            raise _unasked()
+
     async def read(self, seconds: float) -> Reply:
         """Return the next reply. Raises SMTPException where it ends the session, or none comes."""
         response = await self.protocol.read_response(seconds)
@@ -83,6 +101,10 @@ class Dialogue:
         else:
             reply = Reply(451, "4.4.2", f"lost connection with {self.server} while {self.phase}")
         return self.remark(reply, scope)
+
+
+def _unasked() -> SMTPResponseException:
+    return SMTPResponseException(NOT_SMTP, "it sent more than it was asked for")
 
 
 def mark_duplicate(attempt: Attempt) -> Attempt:

@@ -155,7 +155,7 @@ class _Login:
         return await self._ask(command + response)
 
     async def _ask(self, line: bytes) -> Reply:
-        self._dialogue.protocol.write(line + b"\r\n")
+        self._dialogue.say(line + b"\r\n")
         try:
             reply = await self._dialogue.read(self._seconds)
         except SMTPResponseException as error:

@@ -13,7 +13,7 @@ from aiosmtplib.errors import SMTPException, SMTPResponseException, SMTPServerDi
 from relay.delivery import commands
 from relay.delivery.commands import Offers
 from relay.delivery.dialogue import Dialogue, Timeouts, mark_duplicate
-from relay.delivery.protocol import DotStuffer
+from relay.delivery.protocol import NOT_SMTP, DotStuffer
 from relay.mail.attempt import Attempt, Scope
 from relay.mail.envelope import Message
 from relay.mail.reply import Reply
@@ -59,7 +59,7 @@ class Transaction:
         """Whether the server took a recipient that has a verdict already: it would get what is sent."""
         self._is_dot_sent = False
         self.has_begun = False
-        """Whether the server replied to MAIL."""
+        """Whether the server took MAIL, or refused it for good."""
         self.is_clean = True
         """Whether the server has no transaction open, so that the next may begin without RSET."""
 
@@ -97,8 +97,9 @@ class Transaction:
         self.is_clean = False
         mail = self._mail_command(lines)
         if self._is_pipelined:
+            self._dialogue.enter("sending MAIL FROM", "MAIL FROM")
             reset = b"RSET\r\n" if needs_reset else b""
-            self._protocol.write(b"".join([reset, mail, *lines.values(), b"DATA\r\n"]))
+            self._dialogue.say(b"".join([reset, mail, *lines.values(), b"DATA\r\n"]))
         if needs_reset:
             await self._reset()
         if await self._is_sender_taken(mail) or self._is_pipelined:
@@ -122,7 +123,7 @@ class Transaction:
     async def _ask(self, line: bytes, seconds: float) -> Reply:
         """Return the reply to a command, which has left already where commands are pipelined."""
         if not self._is_pipelined:
-            self._protocol.write(line)
+            self._dialogue.say(line)
         return await self._dialogue.read(seconds)
 
     async def _reset(self) -> None:
@@ -134,7 +135,7 @@ class Transaction:
     async def _is_sender_taken(self, line: bytes) -> bool:
         self._dialogue.enter("sending MAIL FROM", "MAIL FROM")
         reply = await self._ask(line, self._timeouts.mail)
-        self.has_begun = True
+        self.has_begun = reply.is_positive or reply.is_permanent
         if not reply.is_positive:
             self._settle(self._dialogue.answer(reply, Scope.MESSAGE))
         return reply.is_positive
@@ -156,6 +157,7 @@ class Transaction:
     async def _transfer_content(self) -> None:
         self._dialogue.enter("sending DATA command", "DATA")
         reply = await self._ask(b"DATA\r\n", self._timeouts.data)
+        self._require_step(reply)
         is_invited = 300 <= reply.code < 400
         if not self._accepted:
             if is_invited:
@@ -163,10 +165,15 @@ class Transaction:
         elif is_invited:
             await self._send_content()
             await self._finish()
-        elif reply.is_positive:
-            raise SMTPResponseException(reply.code, str(reply))
         else:
             self._settle(self._dialogue.answer(reply, Scope.MESSAGE))
+
+    def _require_step(self, reply: Reply) -> None:
+        """Raise where this cannot be the reply to DATA: then those to RCPT may be to other commands too."""
+        early = self._protocol.take_response() if reply.code >= 400 else None
+        if reply.is_positive or (early is not None and early.code != 421):
+            self.attempts = [known if known and not known.is_remote else None for known in self.attempts]
+            raise SMTPResponseException(NOT_SMTP, str(reply))
 
     async def _send_nothing(self) -> None:
         """End an empty content: DATA was let through without a recipient (RFC 2920 section 3.1).
@@ -193,22 +200,22 @@ class Transaction:
                     size = 0
                 blocks.append(stuffer.stuff(chunk))
                 size += len(chunk)
-            self._require_silence()
+            await self._require_silence()
             self._protocol.write(b"".join([*blocks, stuffer.end()]))
         except SMTPException:
-            self._require_silence()
+            await self._require_silence()
             raise
         self._is_dot_sent = True
 
     async def _write_block(self, block: bytes) -> None:
-        self._require_silence()
+        await self._require_silence()
         self._protocol.write(block)
         await self._protocol.drain(self._timeouts.block)
 
-    def _require_silence(self) -> None:
+    async def _require_silence(self) -> None:
         """Raise where the server spoke before the end of the content: most say so why they hang up."""
-        early = self._protocol.take_response()
-        if early is not None:
+        if self._protocol.has_unread:
+            early = await self._protocol.read_response(self._timeouts.block)
             raise SMTPResponseException(early.code, early.message)
 
     async def _finish(self) -> None:

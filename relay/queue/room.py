@@ -1,4 +1,8 @@
-"""Room on the disk: the margin below which no message is taken in, the reserve that outcomes may use up."""
+"""The place of a queue: the margin below which no message is taken in, the reserve that outcomes may use up.
+
+Nor is a message taken in where the queue's files were taken away: SQLite goes on with them, and what it is
+given then is lost when the relay ends.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
-from relay.queue.errors import NoRoom
+from relay.queue.errors import NoRoom, QueueError
 
 _LARGEST_MARGIN = 8 * 2**20
 
@@ -18,6 +22,8 @@ class Room:
     def __init__(self, queue_path: Path) -> None:
         self._queue_path = queue_path
         self._reserve = queue_path.with_name(f"{queue_path.name}.reserve")
+        self._files = (queue_path, queue_path.with_name(f"{queue_path.name}-wal"))
+        self._numbers: list[int] = []
         self._has_reserve = self._reserve.exists()
         statistics = os.statvfs(queue_path.parent)
         self.margin = min(_LARGEST_MARGIN, statistics.f_blocks * statistics.f_frsize // 16)
@@ -27,8 +33,13 @@ class Room:
         """
         self._keep_reserve(self._free())
 
+    def note_files(self) -> None:
+        """Take note of the files of the database, which is open."""
+        self._numbers = self._inodes()
+
     def check(self, db: sqlite3.Connection) -> None:
-        """Raise NoRoom where a message would not leave the margin free."""
+        """Raise NoRoom where a message would not leave the margin free, QueueError where files are gone."""
+        self._require_files()
         free = self._free()
         if free < self.margin:
             self._require_margin(free + _free_inside(db))
@@ -45,6 +56,18 @@ class Room:
         self._reserve.unlink(missing_ok=True)
         self._has_reserve = False
         return True
+
+    def _require_files(self) -> None:
+        with suppress(OSError):
+            if self._inodes() == self._numbers:
+                return
+        raise QueueError(
+            f"the queue {self._queue_path} or its -wal file was moved, deleted or replaced: put the same "
+            f"files back, or restart the relay when the mail in it has left"
+        )
+
+    def _inodes(self) -> list[int]:
+        return [path.stat().st_ino for path in self._files]
 
     def _require_margin(self, free: int) -> None:
         if free < self.margin:

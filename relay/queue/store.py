@@ -362,6 +362,7 @@ def _connect(path: Path, room: Room, contents: Contents) -> sqlite3.Connection:
     try:
         contents.prepare()
         sync_folder(path.parent)
+        room.note_files()
     except OSError:
         db.close()
         raise

@@ -86,16 +86,16 @@ def greetings() -> Iterator[Case]:
     yield Case(
         "ehlo-closed", script(EHLO=(b"502 5.5.1 what?\r\n", DROP)), [DEFERRED], "4.4.2 lost connection"
     )
-    yield Case("ehlo-4xx", script(EHLO=LATER), [DEFERRED], "refused to talk to me: 451 4.3.0")
+    yield Case("ehlo-4xx", script(EHLO=LATER), [SENT])
+    yield Case("helo-4xx", script(EHLO=LATER, HELO=LATER), [DEFERRED], "refused to talk to me: 451 4.3.0")
     yield Case(
         "ehlo-contradicts", script(EHLO=b"250-mx\r\n550 no\r\n"), [DEFERRED], "4.5.0 .* EHLO handshake"
     )
     yield Case("ehlo-endless", script(EHLO=Endless(b"250-X\r\n")), [DEFERRED], "4.4.2 lost connection")
     yield Case("ehlo-odd", script(EHLO=b"250-mx.test\r\n250-" + ODD + b"\r\n250 SIZE\r\n"), [SENT])
     yield Case("ehlo-many", script(EHLO=b"250-mx.test\r\n" + b"250-X\r\n" * 9000 + b"250 DSN\r\n"), [SENT])
-    yield Case(
-        "ehlo-one-too-many", script(EHLO=EHLO + OK), [DEFERRED], "4.5.0 .* no valid reply while sending DATA"
-    )
+    more = "4.5.0 .* sent more than it was asked for"
+    yield Case("ehlo-one-too-many", script(EHLO=EHLO + OK, RCPT=[NEVER, OK]), [DEFERRED] * 2, more)
 
 
 def transactions() -> Iterator[Case]:
@@ -188,6 +188,7 @@ def second_messages() -> Iterator[Case]:
         yield _second(f"kept-closed-at-mail{kind}", make(MAIL=[OK, DROP, OK]), [SENT])
         yield _second(f"kept-reset-at-mail{kind}", make(MAIL=[OK, RESET, OK]), [SENT])
         yield _second(f"kept-421-at-mail{kind}", make(MAIL=[OK, (BYE, DROP), OK]), [SENT])
+        yield _second(f"kept-4xx-at-mail{kind}", make(MAIL=[OK, TOO_MANY, OK], RCPT=[OK, OK]), [SENT])
         yield _second(f"kept-closed-at-rcpt{kind}", make(RCPT=[OK, DROP, OK]), [DEFERRED], "4.4.2 .*RCPT TO")
         yield _second(f"kept-hang{kind}", make(MAIL=[OK, HANG]), [HANGING], at="MAIL")
     yield _second("kept-one-too-many", script(DOT=[QUEUED + OK, QUEUED]), [SENT])
