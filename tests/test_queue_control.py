@@ -91,10 +91,20 @@ async def test_a_folder_with_a_long_name_does(tmp_path: Path) -> None:
         await service.server.close()
 
 
-async def test_a_socket_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    async with opened(tmp_path / ("q" * 95)) as store:
-        with pytest.raises(OSError, match="path too long"):
-            await ControlServer(store, lambda: None).start()
+@pytest.mark.parametrize(
+    ("name", "reason"), [("queue.db", "Is a directory"), ("q" * 95, "AF_UNIX path too long")]
+)
+async def test_mail_goes_on_where_there_can_be_no_socket(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, reason: str
+) -> None:
+    (tmp_path / "queue.db.sock").mkdir()
+    async with opened(tmp_path / name) as store:
+        server = ControlServer(store, lambda: None)
+        await server.start()
+        await server.close()
+    assert (tmp_path / "queue.db.sock").is_dir()
+    words = f"commands like `relay queue` do not reach the relay: {tmp_path / name}.sock: {reason}"
+    assert [record.getMessage() for record in caplog.records] == [words]
 
 
 async def test_messages_are_listed_with_what_became_of_them(service: Service) -> None:

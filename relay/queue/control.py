@@ -218,23 +218,26 @@ class ControlServer:
         self._on_change = on_change
         self._problems = problems
         self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen; raises OSError."""
+        """Listen; where that fails, mail goes on without the commands."""
         path = _socket_path(self._store.path)
-        path.unlink(missing_ok=True)  # a crash left it: the queue is ours
         listener = socket.socket(socket.AF_UNIX)
         try:
+            path.unlink(missing_ok=True)  # a crash left it: the queue is ours
             os.fchmod(listener.fileno(), 0o600)
             with short_name(path) as name:
                 listener.bind(name)
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LONGEST_REQUEST)
-        except OSError:
+        except OSError as error:
             listener.close()
-            raise
+            events.warned(f"commands like `relay queue` do not reach the relay: {path}: {error.strerror or error}")
 
     async def close(self) -> None:
         """Listen no more, and break off what is under way."""
+        if self._server is None:
+            return
         self._server.close()
         for task in self._tasks:
             task.cancel()
