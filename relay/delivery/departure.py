@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
+from typing import TypeVar
 
 from relay.delivery.agent import ContentError, Transfer
 from relay.delivery.client import Connection, Content
@@ -14,9 +17,11 @@ from relay.mail.dkim import BodyHash, Signer, author_domain
 from relay.mail.downgrade import Downgrader
 from relay.mail.envelope import Envelope, Message, Recipient
 from relay.mail.header_checks import HeaderCheck, Inspection
-from relay.mail.headers import split_content
+from relay.mail.headers import QUICK_SIZE, split_content
 from relay.mail.lines import LineBreaker
 from relay.mail.rewrite import Canonical, Home, rewrite_address, rewrite_headers
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,8 @@ class Departures:
         self._rules = rules
         self._read = read
         self._now = now
+        self._turn = asyncio.Lock()
+        """Who works on a huge header block: in pieces it takes fifty times the memory."""
 
     def configure(self, rules: DepartureRules) -> None:
         """Follow a changed configuration from the next transfer on."""
@@ -117,19 +124,21 @@ class Departures:
         chunks = _start_with(message.header_size, self._read_content(claim))
         block = await anext(chunks)
         if not is_internal:
-            block = rules.edit_header(block)
+            block = await self._work_on(block, rules.edit_header)
         is_8bit = message.body_is_8bit or envelope.is_8bitmime
         downgrades = is_8bit and "8BITMIME" not in connection.offers
-        converted = split_content(block)[0] if downgrades else None
+        converted = block if downgrades else None
         if converted is not None:
-            downgrader = Downgrader(converted)
+            downgrader = await self._work_on(converted, _begin_downgrade)
             block = b"".join(downgrader.headers)
             chunks = _downgrade(downgrader, chunks)
             envelope = replace(envelope, is_8bitmime=False)
-        signer = None if is_internal else rules.find_signer(block)
+        signer = None if is_internal else await self._work_on(block, rules.find_signer)
         if signer is not None:
             block = LineBreaker().feed(block)
-            block = signer.sign(block, await self._hash_body(claim, converted), self._now()) + block
+            body_hash = await self._hash_body(claim, converted)
+            sign = partial(signer.sign, body_hash=body_hash, now=self._now())
+            block = await self._work_on(block, sign) + block
         content = Content(
             size=len(block) + message.size - message.header_size,
             chunks=_break_lines(block, chunks),
@@ -139,16 +148,23 @@ class Departures:
             message = replace(message, envelope=envelope, body_is_8bit=is_8bit and not downgrades)
         return await connection.transfer(message, content)
 
-    async def _hash_body(self, claim: Claim, converted: Sequence[bytes] | None) -> bytes:
+    async def _work_on(self, block: bytes, work: Callable[[bytes], T]) -> T:
+        """Return what comes of work on a header block; others are served meanwhile where it may take long."""
+        if len(block) <= QUICK_SIZE:
+            return work(block)
+        async with self._turn:
+            return await asyncio.to_thread(work, block)
+
+    async def _hash_body(self, claim: Claim, converted: bytes | None) -> bytes:
         """Return the hash of the body as it is about to leave. Raises ContentError.
 
-        ``converted`` are the headers before a conversion to 7 bits, where there is one. The content is read
-        once for this and once to be sent, so that memory need not hold it.
+        ``converted`` is the header block before a conversion to 7 bits, where there is one. The content is
+        read once for this and once to be sent, so that memory need not hold it.
         """
         chunks = _start_with(claim.message.header_size, self._read_content(claim))
         await anext(chunks)
         if converted is not None:
-            chunks = _downgrade(Downgrader(converted), chunks)
+            chunks = _downgrade(await self._work_on(converted, _begin_downgrade), chunks)
         breaker, body = LineBreaker(), BodyHash()
         async for chunk in chunks:
             body.feed(breaker.feed(chunk))
@@ -188,6 +204,10 @@ async def _start_with(size: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[
     yield bytes(start[size:])
     async for chunk in chunks:
         yield chunk
+
+
+def _begin_downgrade(block: bytes) -> Downgrader:
+    return Downgrader(split_content(block)[0])
 
 
 async def _downgrade(downgrader: Downgrader, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

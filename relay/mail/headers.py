@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 
+QUICK_SIZE = 16 * 1024
+"""Bytes of a header block that is edited in no time."""
+
 _FIELD = re.compile(rb"([!-9;-~]++)([ \t]*+):[^\n]*+(?:\n|\Z)(?:[ \t][^\n]*+(?:\n|\Z))*+")
 _MAY_BE_FIELD = re.compile(rb"\Z|[!-9;-~]++[ \t]*+(?::|\Z)")
 """The start of a line of which more is to come."""

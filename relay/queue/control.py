@@ -232,7 +232,9 @@ class ControlServer:
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_LONGEST_REQUEST)
         except OSError as error:
             listener.close()
-            events.warned(f"commands like `relay queue` do not reach the relay: {path}: {error.strerror or error}")
+            events.warned(
+                f"commands like `relay queue` do not reach the relay: {path}: {error.strerror or error}"
+            )
 
     async def close(self) -> None:
         """Listen no more, and break off what is under way."""

@@ -14,15 +14,13 @@ from relay.mail.attempt import Claim
 from relay.mail.encoded_words import read_subject
 from relay.mail.envelope import Client, Envelope, Message, Recipient, format_queue_id
 from relay.mail.header_checks import Decision, HeaderCheck, Inspection, act_on_parts
-from relay.mail.headers import HeaderReader, HeaderTooLongError, header_name, header_value
+from relay.mail.headers import QUICK_SIZE, HeaderReader, HeaderTooLongError, header_name, header_value
 from relay.mail.lines import LINE_LENGTH_LIMIT
 from relay.mail.mime import PartScanner
 from relay.mail.reply import Reply
 from relay.mail.route import Mailbox, NextHop, Refuse, Route
 from relay.mail.trace import delivered_to, has_too_many_hops, received_header
 
-QUICK_SIZE = 16 * 1024
-"""Bytes of a header block that is edited in no time."""
 QUICK_START = 8 * QUICK_SIZE
 """Bytes of content in which the end of a header block is found in no time."""
 SLICE = 4096
