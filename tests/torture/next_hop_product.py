@@ -72,7 +72,7 @@ def _steps(point: str, act: str, count: int, good: bytes) -> dict[str, Step]:
 def _fate(point: str, act: str) -> Fate:
     """Return what becomes of the last recipient."""
     match point, act:
-        case ("QUIT", _) | (_, "nul" | "100k") | ("EHLO", "5xx") | ("DOT", "endless"):
+        case ("QUIT", _) | (_, "nul" | "100k") | ("EHLO", "4xx" | "5xx") | ("DOT", "endless"):
             return SENT
         case _, "hang":
             return HANGING
