@@ -309,6 +309,20 @@ async def test_a_failure_after_mail_was_answered_is_a_real_one() -> None:
         assert at_port_25(attempts, server.port) == cut(RCPT)
 
 
+async def test_a_message_that_is_not_even_offered_leaves_the_connection_as_it_was() -> None:
+    async with (
+        ScriptedServer(Script().but(EHLO=offer("SIZE 1000"))) as server,
+        connected(server) as connection,
+    ):
+        await connection.transfer(message(), content())
+        attempts = await connection.transfer(message(), content(size=1001))
+        assert [attempt.reply.code for attempt in attempts] == [552, 552]
+        assert not connection.was_stale
+        assert connection.is_reusable
+        await connection.transfer(message(), content())
+        assert server.sessions[0].messages == [CONTENT] * 2
+
+
 async def test_quit_takes_leave() -> None:
     async with ScriptedServer() as server:
         async with connected(server) as connection:

@@ -154,10 +154,12 @@ class Connection:
             self.abort()
             raise
         self._under_way = None
-        if self._has_delivered and not transaction.has_begun:
-            self.abort()  # many servers take so many messages, and then say 4xx
+        is_tired = self._has_delivered and transaction.is_put_off  # many servers take only so many messages
+        if is_tired:
+            self.abort()
         self._has_delivered = self._has_delivered or any(attempt.reply.is_positive for attempt in attempts)
-        self.was_stale = self._is_used and not transaction.has_begun and not self._protocol.is_connected
+        is_dead = not (transaction.has_begun or self._protocol.is_connected)
+        self.was_stale = is_tired or (self._is_used and is_dead)
         self._is_used = True
         self._needs_reset = not transaction.is_clean
         return attempts

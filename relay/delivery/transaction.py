@@ -59,7 +59,9 @@ class Transaction:
         """Whether the server took a recipient that has a verdict already: it would get what is sent."""
         self._is_dot_sent = False
         self.has_begun = False
-        """Whether the server took MAIL, or refused it for good."""
+        """Whether the server replied to MAIL."""
+        self.is_put_off = False
+        """Whether it refused MAIL for now."""
         self.is_clean = True
         """Whether the server has no transaction open, so that the next may begin without RSET."""
 
@@ -135,7 +137,8 @@ class Transaction:
     async def _is_sender_taken(self, line: bytes) -> bool:
         self._dialogue.enter("sending MAIL FROM", "MAIL FROM")
         reply = await self._ask(line, self._timeouts.mail)
-        self.has_begun = reply.is_positive or reply.is_permanent
+        self.has_begun = True
+        self.is_put_off = not (reply.is_positive or reply.is_permanent)
         if not reply.is_positive:
             self._settle(self._dialogue.answer(reply, Scope.MESSAGE))
         return reply.is_positive
