@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from bench.isolation import RigError
+
 _TICK = os.sysconf("SC_CLK_TCK")
 _SECTOR = 512
 SETTLED_SHARE = 0.03
@@ -177,12 +179,18 @@ def syncs_per_second(folder: Path, seconds: float = 0.25) -> int:
 
 
 def describe(folder: Path, python: Sequence[str]) -> dict[str, object]:
-    """Return what someone needs to know to judge or repeat the figures; ``python`` starts the relay's."""
+    """Return what someone needs to know to judge or repeat the figures; ``python`` starts the relay's.
+
+    Raises RigError where it does not start.
+    """
     memory = _number(_read("/proc/meminfo"), r"^MemTotal:\s+(\d+)") * 1024
     processor = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
     postfix = _output("postconf", "-d", "-h", "mail_version")
     versions = "import platform, sqlite3; print(platform.python_version(), sqlite3.sqlite_version)"
-    python_version, sqlite_version = _output(*python, "-c", versions).split()
+    found = _output(*python, "-c", versions)
+    if not found:
+        raise RigError(f"no Python to run the relay with: {' '.join(python)} fails")
+    python_version, sqlite_version = found.split()
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "processor": processor[1] if processor else platform.machine(),
