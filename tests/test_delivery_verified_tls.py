@@ -199,6 +199,11 @@ NO_TLS: dict[str, tuple[Tls, Script, str]] = {
         Script(),
         "4.7.4 TLS is required, but was not offered by host HOST; was STARTTLS stripped on the way?",
     ),
+    "put off": (
+        "starttls",
+        Script().but(EHLO=b"451 4.3.2 busy\r\n"),
+        "4.3.2 host HOST refused to talk to me: 451 4.3.2 busy",
+    ),
     "refused": (
         "starttls",
         Script().but(EHLO=TLS_EHLO, STARTTLS=b"454 4.7.0 not now\r\n"),

@@ -264,8 +264,9 @@ class Connection:
         self._dialogue.enter(f"performing the {verb} handshake")
         reply = await self._introduce(verb)
         extensions, mechanisms = parse_esmtp_extensions(reply.text)
-        if verb == "EHLO" and (reply.is_permanent or not (reply.is_positive or self.next_hop.smarthost)):
-            # As Postfix does. HELO without TLS and login is of no use at a smarthost that is just busy.
+        needs_ehlo = bool(self.next_hop.smarthost) or self.next_hop.tls == "starttls"
+        if verb == "EHLO" and (reply.is_permanent or not (reply.is_positive or needs_ehlo)):
+            # As Postfix does. HELO, without STARTTLS and AUTH, is of no use where these are just put off.
             self._dialogue.enter("performing the HELO handshake")
             reply = await self._introduce("HELO")
             extensions, mechanisms = {}, []
